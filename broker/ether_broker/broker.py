@@ -90,7 +90,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             for topic_filter, qos in session.subscriptions.items():
                 self.filters.add(topic_filter, session, qos)
 
-    # -- start and stop ----------------------------------------------------------------------------------------------
+    # -- start and stop --
 
     async def start(self) -> None:
         """Listen. amqtt's own start would begin its broadcast loop and print a traceback for a busy port.
@@ -153,7 +153,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         await self.plugins_manager.close()
         self.transitions.stopping_success()
 
-    # -- clients come and go -----------------------------------------------------------------------------------------
+    # -- clients come and go --
 
     def opened(self, connection: Connection) -> None:
         """A socket was accepted; it has `connect_timeout_s` to say CONNECT."""
@@ -266,7 +266,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             session.store.session(session)  # type: ignore[union-attr]
             self._flush_soon()
 
-    # -- publish and subscribe ---------------------------------------------------------------------------------------
+    # -- publish and subscribe --
 
     def find_route(self, prefix: bytes) -> Route:
         """The subscribers of a topic not met since the last change of subscriptions.
@@ -380,7 +380,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         self._keep_session(session)
         connection.send(b"\xb0\x02" + packet_id.to_bytes(2, "big"))
 
-    # -- once per turn of the loop -----------------------------------------------------------------------------------
+    # -- once per turn of the loop --
 
     def schedule(self, connection: Connection) -> None:
         """Flush `connection` at the end of this turn."""
@@ -425,7 +425,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
                 connection.unhold(self)
         return True
 
-    # -- twice a second ----------------------------------------------------------------------------------------------
+    # -- twice a second --
 
     async def _watch(self) -> None:
         ticks, sys_due, held_since = 0, 0.0, set[Connection]()

@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._holders: set[object] = set()
 
-    # -- what asyncio calls ------------------------------------------------------------------------------------------
+    # -- what asyncio calls --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A socket was accepted. asyncio has set TCP_NODELAY on it."""
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
             logger.warning("%s: %s; connection closed", self.name, exc)
             self.close()
 
-    # -- input -------------------------------------------------------------------------------------------------------
+    # -- input --
 
     def _handle(self, data: bytes) -> None:
         at, end = 0, len(data)
@@ -260,7 +260,7 @@ class Connection(asyncio.Protocol):
         else:
             self._transport_resume()
 
-    # -- holding a publisher back ------------------------------------------------------------------------------------
+    # -- holding a publisher back --
 
     def hold(self, holder: object) -> None:
         """Read no more from this client until `unhold`, or until the broker's slice timer lets one chunk through."""
@@ -297,7 +297,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.pause_reading()
 
-    # -- output ------------------------------------------------------------------------------------------------------
+    # -- output --
 
     def send(self, packet: bytes) -> None:
         """Queue one small packet for the end of this turn."""

@@ -99,7 +99,7 @@ class Store:
         self._rotate()
         self._write()
 
-    # -- recording ---------------------------------------------------------------------------------------------------
+    # -- recording --
 
     def session(self, session: Session) -> None:
         """Remember `session` as it is now: its subscriptions and QoS 2 identifiers."""
@@ -185,7 +185,7 @@ class Store:
     def _unwanted(self, location: int) -> None:
         self._live[location >> _OFFSET_BITS] -= 1
 
-    # -- writing -----------------------------------------------------------------------------------------------------
+    # -- writing --
 
     @property
     def dirty(self) -> bool:
@@ -259,7 +259,7 @@ class Store:
             self._reader[1].close()
         self._lock.close()
 
-    # -- making room -------------------------------------------------------------------------------------------------
+    # -- making room --
 
     def _clean(self) -> None:
         """While most of the log is waste, append what is wanted of its oldest segment again (`_rotate` drops it)."""
@@ -306,7 +306,7 @@ class Store:
                 locations.append(location)
             session.spilled = locations
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading --
 
     def read(self, location: int, number: int) -> tuple[Message, int, bool] | None:
         """(message, QoS, retain) that session `number` is to get, or None where the disk has lost it."""

@@ -122,7 +122,9 @@ def flow(
         sender.connect()
     share = number // publishers
     batches = [
-        b"".join(wire.publish("bench/topic", bytes(size), qos, n % 60000 + 1) for n in range(start, min(start + 1000, share)))
+        b"".join(
+            wire.publish("bench/topic", bytes(size), qos, n % 60000 + 1) for n in range(start, min(start + 1000, share))
+        )
         for start in range(0, share, 1000)
     ]
 
@@ -229,9 +231,7 @@ def main() -> None:
         rates = {broker: statistics.median(r.rate for r in found) for broker, found in results.items()}
         cpus = {broker: statistics.median(r.cpu_us for r in found) for broker, found in results.items()}
         base = rates.get("mosquitto", 0.0)
-        columns = [
-            f"{rates[b]:>12,.0f}/s {rates[b] / base if base else 0:>5.2f}x {cpus[b]:>9.1f} us" for b in brokers
-        ]
+        columns = [f"{rates[b]:>12,.0f}/s {rates[b] / base if base else 0:>5.2f}x {cpus[b]:>9.1f} us" for b in brokers]
         print(f"{name:38}" + "".join(f"{column:>34}" for column in columns), flush=True)
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores, Python {sys.version.split()[0]}")
 

@@ -26,7 +26,7 @@ from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped
 from . import packets, sys_topics
 from .connection import Connection
 from .limits import Limits
-from .matching import Route, Subscriptions, matches, split_shared, valid_filter
+from .matching import Route, Subscriptions, kept_for, matches, split_shared, valid_filter
 from .packets import MalformedPacket, Message, UnacceptableProtocol
 from .sessions import Counters, Session
 from .store import Store
@@ -80,7 +80,9 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         self.held: set[Connection] = set()
         """Publishers that are not read, because a queue they fill is full."""
         self._dirty: list[Connection] = []
-        self._flush_due = False
+        self.flush_due = False
+        """Somebody will call `_flush` in this turn or the next."""
+        self._ready = getattr(self.loop, "_ready", (None,))
         self._disk_fails = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._sys_sent: dict[str, str] = {}
@@ -303,8 +305,8 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             self._retain(message)
         targets = route.targets if not route.groups else self._targets(route)
         published_qos = message.qos
-        if published_qos and route.durable and self.store is not None:
-            kept = [(s.number, min(qos, published_qos)) for s, qos in targets if s.durable and qos]
+        if published_qos and self.store is not None:
+            kept = kept_for(targets, published_qos) if route.groups else route.kept[published_qos]
             if kept:
                 self.store.message(message, kept)
         for session, granted in targets:
@@ -385,20 +387,29 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
     def schedule(self, connection: Connection) -> None:
         """Flush `connection` at the end of this turn."""
         self._dirty.append(connection)
-        if not self._flush_due:
-            self._flush_due = True
-            self.loop.call_soon(self._flush)
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
-        if not self._flush_due:
-            self._flush_due = True
+        if not self.flush_due:
+            self.flush_due = True
             self.loop.call_soon(self._flush)
+
+    def input_handled(self) -> None:
+        """One client's input is dealt with: flush now if no other socket waits in this turn, else after the others.
+
+        A turn of the loop costs more than a small message does; asyncio's `_ready` says whether one is coming. A loop
+        without it flushes a turn later.
+        """
+        if self._ready:
+            self.loop.call_soon(self._flush)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         """One commit for all, then one write per client: what a client reads is always in the store already."""
-        self._flush_due = False
+        self.flush_due = False
         if not self.commit():
-            self._flush_due = True
+            self.flush_due = True
             self.loop.call_later(1.0, self._flush)
             return
         dirty, self._dirty = self._dirty, []

@@ -17,8 +17,8 @@ import struct
 import sys
 import time
 import zlib
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -79,9 +79,9 @@ class Store:
         self._buffer: list[bytes] = []
         self._events: list[bytes] = []
         self._unwritten = b""
-        self._live: Counter[int] = Counter()
+        self._live: dict[int, int] = defaultdict(int)
         """Segment → how many deliveries and retained messages in it are still wanted."""
-        self._ever: Counter[int] = Counter()
+        self._ever: dict[int, int] = defaultdict(int)
         """Segment → how many were ever written to it."""
         self._sizes: dict[int, int] = {}
         """Segment → bytes, the one being written excepted."""
@@ -119,21 +119,28 @@ class Store:
             self._unwanted(location)
         self._append(b"X", session.number.to_bytes(4, "big"))
 
-    def message(self, message: Message, targets: list[tuple[int, int]], retain: bool = False) -> None:
+    def message(self, message: Message, targets: Sequence[tuple[int, int]], retain: bool = False) -> None:
         """Keep `message` for (session number, QoS) `targets`; sets its `mid` and `location`."""
         message.mid = self._next_mid
         self._next_mid += 1
         self._append_message(message, targets, retain)
 
-    def _append_message(self, message: Message, targets: list[tuple[int, int]], retain: bool) -> None:
+    def _append_message(self, message: Message, targets: Sequence[tuple[int, int]], retain: bool) -> None:
         prefix, payload = message.prefix, message.payload
         head = _MESSAGE.pack(message.mid, message.qos | retain << 2, len(prefix), len(targets))
         if len(targets) == 1:
             head += _TARGET.pack(*targets[0])
         else:
             head += b"".join([_TARGET.pack(*target) for target in targets])
-        message.location = self._append(b"M", head + prefix, payload)
-        self._wanted(message.location, len(targets))
+        head += prefix
+        # `_append` and `_wanted` by hand: this runs for every message to a stored session.
+        size = len(head) + len(payload)
+        message.location = self._segment << _OFFSET_BITS | self._offset
+        self._offset += _HEADER.size + size
+        head = _HEADER.pack(_MAGIC, b"M", size, zlib.crc32(payload, zlib.crc32(head))) + head
+        self._buffer += (head, payload)
+        self._live[self._segment] += len(targets)
+        self._ever[self._segment] += len(targets)
 
     def retain(self, topic: str, message: Message) -> None:
         """Make `message` the retained one of `topic`; an empty payload clears it."""
@@ -153,7 +160,7 @@ class Store:
     def confirmed(self, number: int, message: Message, packet_id: int, qos: int) -> None:
         """The client has it: PUBACK, or PUBREC (the identifier stays taken until `completed`)."""
         self._events.append(_EVENT.pack(_DONE if qos == 1 else _CONFIRMED, number, message.mid, packet_id))
-        self._unwanted(message.location)
+        self._live[message.location >> _OFFSET_BITS] -= 1
 
     def completed(self, number: int, packet_id: int) -> None:
         """PUBCOMP came."""

@@ -454,8 +454,17 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             if now >= sys_due:
                 sys_due = now + self.limits.sys_interval_s
                 self._publish_sys()
-            if self.store is not None and ticks % 2 == 0:
-                await self.loop.run_in_executor(None, self.store.sync)
+            if ticks % 2 == 0:
+                await self._sync_store()
+
+    async def _sync_store(self) -> None:
+        if self.store is None or not self.commit():
+            return
+        self.store.drop_unwanted()
+        try:
+            await self.loop.run_in_executor(None, self.store.sync)
+        except OSError as exc:
+            logger.error("the disk has not confirmed what was written; a power cut may lose it: %s", exc)
 
     def _close_silent(self, now: float) -> None:
         """Keepalive (3.1.2.10, one and a half times) and the time allowed for CONNECT."""

@@ -100,7 +100,7 @@ class Store:
         self._segment = max(self._sizes, default=0)
         self._rotate()
         self._clean()
-        self._drop_unwanted()
+        self.drop_unwanted()
 
     # -- recording --
 
@@ -238,10 +238,10 @@ class Store:
         self._offset = 0
         for session in self.sessions.values():
             self.session(session)
-        self._drop_unwanted()
+        self.drop_unwanted()
 
-    def _drop_unwanted(self) -> None:
-        """Remove the oldest segments, while nothing in them is wanted."""
+    def drop_unwanted(self) -> None:
+        """Have `sync` remove the oldest segments, while nothing in them is wanted. Called now and then."""
         self._write()  # what stands for the old records, before those go
         for segment in sorted(self._sizes):
             if self._live[segment] > 0:

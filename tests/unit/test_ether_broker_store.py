@@ -231,3 +231,24 @@ def test_many_restarts_leave_few_files(tmp_path: Path) -> None:
     assert waiting(store) == [b"%d" % n for n in range(40)]
     assert len(list(tmp_path.glob("*.log"))) < 15
     store.close()
+
+
+def test_segments_go_when_nothing_in_them_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_SEGMENT_BYTES", 10_000)
+    store = opened(tmp_path)
+    session = with_session(store)
+    for _ in range(100):
+        queued(store, session, [bytes(1000)])
+    for each, *_ in session.queue:
+        store.confirmed(session.number, each, 1, 1)
+    session.queue.clear()
+    store.commit()
+
+    store.drop_unwanted()
+    store.sync()
+
+    assert len(list(tmp_path.glob("*.log"))) == 1
+    crash(store)
+    again = opened(tmp_path)
+    assert (list(again.sessions), waiting(again)) == (["recorder"], [])
+    again.close()

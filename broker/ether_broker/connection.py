@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
         """The client has caught up."""
         self._paused = False
         self.heard_at = self.broker.loop.time()  # a client that reads is alive, though it may be too busy to ping
+        if self in self._holders:
+            self.unhold(self)
         self._wake()
 
     def data_received(self, data: bytes) -> None:
@@ -158,6 +160,8 @@ class Connection(asyncio.Protocol):
         session = self.session
         if session is not None and (session.queue or session.spilled or session.held):
             session.pump()
+        if self._paused and self._out_bytes > self.broker.limits.write_bytes:
+            self.hold(self)  # it sends without reading our answers; they must not pile up
 
     @staticmethod
     def _long_size(data: bytes, at: int) -> tuple[int, int]:

@@ -95,15 +95,18 @@ def cpu_s(broker: BrokerProcess) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def take_acknowledgements(client: Client, qos: int, number: int) -> None:
-    """Read PUBACKs, or answer PUBRECs and read PUBCOMPs, until `number` publishes are done."""
-    done = 0
-    while done < number:
-        packet = client.receive()
-        if packet.kind == 5:
-            client.send(b"\x62\x02" + packet.body)
-        else:
-            done += 1
+def take_acknowledgements(client: Client, qos: int, identifiers: range) -> None:
+    """Take the PUBACKs of `identifiers`, or the PUBRECs, and then the PUBCOMPs; every one is four bytes long."""
+
+    def take() -> None:
+        left = 4 * len(identifiers)
+        while left:
+            left -= len(client.socket.recv(left))
+
+    take()
+    if qos == 2:
+        client.send(*[b"\x62\x02" + n.to_bytes(2, "big") for n in identifiers])
+        take()
 
 
 def flow(
@@ -122,9 +125,7 @@ def flow(
         sender.connect()
     share = number // publishers
     batches = [
-        b"".join(
-            wire.publish("bench/topic", bytes(size), qos, n % 60000 + 1) for n in range(start, min(start + 1000, share))
-        )
+        b"".join(wire.publish("bench/topic", bytes(size), qos, n + 1) for n in range(start, min(start + 1000, share)))
         for start in range(0, share, 1000)
     ]
 
@@ -132,7 +133,8 @@ def flow(
         for index, batch in enumerate(batches):
             client.send(batch)
             if qos:
-                take_acknowledgements(client, qos, min(1000, share - index * 1000))
+                start = index * 1000
+                take_acknowledgements(client, qos, range(start + 1, min(start + 1000, share) + 1))
 
     threads = [threading.Thread(target=send, args=(sender,), daemon=True) for sender in senders]
     cpu, started = cpu_s(broker), time.perf_counter()
@@ -208,6 +210,8 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=50_000)
     parser.add_argument("--case", action="append", help="only cases that contain this")
     arguments = parser.parse_args()
+    if arguments.messages > 65_535:
+        parser.error("--messages: at most 65535, each has a packet identifier of its own")
     brokers: dict[str, type[BrokerProcess]] = {
         "mosquitto": MosquittoProcess, "embedded": EmbeddedProcess, "embedded --no-persist": Memory,
     }  # fmt: skip

@@ -22,6 +22,7 @@ __all__ = [
     "check_topic",
     "command",
     "control",
+    "covers",
     "default",
     "is_filter",
     "is_reserved",
@@ -38,6 +39,7 @@ __all__ = [
     "status",
     "stored",
     "strip",
+    "widest",
 ]
 
 ROOT = "ether"
@@ -202,6 +204,23 @@ def matches(topic_filter: str, topic: str) -> bool:
         if place >= len(given) or level not in ("+", given[place]):
             return False
     return len(wanted) == len(given)
+
+
+def covers(wider: str, narrower: str) -> bool:
+    """Return whether every topic that `narrower` matches is matched by `wider` too."""
+    wide, narrow = levels(wider), levels(narrower)
+    for place, level in enumerate(wide):
+        if level == "#":
+            return True
+        if place >= len(narrow) or narrow[place] == "#" or (level != "+" and level != narrow[place]):
+            return False
+    return len(wide) == len(narrow)
+
+
+def widest(filters: Iterable[str]) -> list[str]:
+    """Return the filters that no other covers: brokers differ in how often overlapping subscriptions deliver."""
+    wanted = list(dict.fromkeys(filters))
+    return [one for one in wanted if not any(other != one and covers(other, one) for other in wanted)]
 
 
 def matches_any(filters: Iterable[str], topic: str) -> bool:

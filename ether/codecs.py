@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ import pydantic_core
 from ether.errors import PayloadError
 from ether.model import Envelope
 
-__all__ = ["CBOR_MAGIC", "decode", "encode", "envelope_of", "fields_of", "is_binary", "to_json"]
+__all__ = ["CBOR_MAGIC", "decode", "encode", "envelope_of", "fields_of", "is_binary", "to_json", "unpack"]
 
 CBOR_MAGIC = b"\xd9\xd9\xf7"
 """RFC 8949 tag 55799, self-described CBOR: never valid UTF-8, so no text begins with it."""
@@ -120,6 +121,30 @@ def fields_of(value: Any) -> dict[str, Any]:
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return {"value": value}
+
+
+def unpack(fields: dict[str, Any], envelope: Envelope) -> Iterator[tuple[dict[str, Any], Envelope]]:
+    """Yield each reading of a batch (envelope member ``k``): its fields, and its own number and time.
+
+    Raises:
+        PayloadError: a field is no array of ``k`` items.
+    """
+    count = envelope.k or 0
+    for name, items in fields.items():
+        if not hasattr(items, "__len__") or isinstance(items, (str, bytes, dict)) or len(items) != count:
+            raise PayloadError(f"field {name!r} of a batch of {count} is no array of {count}")
+    for place in range(count):
+        facts = Envelope(
+            envelope.by, envelope.b, envelope.n + place,
+            _nth(envelope.t, envelope.dt, place), _nth(envelope.ms, envelope.dt, place),
+        )  # fmt: skip
+        yield {name: items[place] for name, items in fields.items()}, facts
+
+
+def _nth(times: float | list[float] | None, spacing: float | None, place: int) -> float | None:
+    if isinstance(times, list):
+        return times[place] if place < len(times) else None
+    return times if times is None or spacing is None else times + place * spacing
 
 
 def is_binary(value: Any) -> bool:

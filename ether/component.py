@@ -635,13 +635,13 @@ def check(config: Config) -> list[Problem]:
             Component.of(load_class(path), registry_marks(entry.methods))
         except ComponentError as exc:
             note(("registry", path), exc)
-    for name, instance in config.instances.items():
-        at: tuple[Any, ...] = ("instances", name, "class_path")
+    for key, instance in {key: instance for key, instance in config.named().values()}.items():
+        at: tuple[Any, ...] = ("instances", key, "class_path")
         try:
-            target = load_class(instance.class_path)
+            target = config.classes.get(instance.class_path) or load_class(instance.class_path)
             if instance.class_path not in config.registry:
                 Component.of(target)
-            at = ("instances", name, "kwargs") if instance.kwargs else ("instances", name)
+            at = ("instances", key, "kwargs") if instance.kwargs else ("instances", key)
             bind(target, instance.args, instance.kwargs)
         except ComponentError as exc:
             note(at, exc)

@@ -9,22 +9,48 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-__all__ = ["FORMAT", "command_line", "ignore_interrupt", "log_to_stderr", "on_orphaned", "orders"]
+__all__ = ["DATE", "FORMAT", "RESTART_CODE", "give_orders", "log_to_stderr", "on_orphaned", "orders", "spawn"]
 
 FORMAT = "%(asctime)s.%(msecs)03d - {name}:%(process)d - %(levelname)s - %(message)s"
+RESTART_CODE = 75
+"""Exit code of a child that was told to restart (EX_TEMPFAIL): its supervisor starts it again at once."""
+_PATH = "ETHER_SYS_PATH"
 _pipe: int | None = None
 
 
-def command_line(module: str, name: str) -> list[str]:
-    """Return the command that runs ``main()`` of a module in a fresh interpreter; `name` shows in the process list."""
-    # Not `-m`: then __main__ would be the module, and the user's own __main__ could not stand in for it.
-    return [sys.executable, "-c", f"from {module} import main; main()", name]
+def spawn(module: str, name: str, **options: Any) -> subprocess.Popen[bytes]:
+    """Start ``main()`` of a module in a fresh interpreter with our module search path; its stdin awaits orders.
+
+    It leads a session of its own, so a Ctrl-C in the terminal reaches only us, who stop it in order.
+
+    Args:
+        module: imported by the child. Not run as ``-m``: the user's own ``__main__`` must be free to come along.
+        name: shows in the process list.
+        options: for Popen.
+    """
+    warnings = [argument for option in sys.warnoptions for argument in ("-W", option)]
+    code = f"import os, sys; sys.path[:] = os.environ.pop({_PATH!r}).split(os.pathsep); from {module} import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-u", *warnings, "-c", code, name],  # -u: prints appear when they are made
+        stdin=subprocess.PIPE,
+        env={**os.environ, _PATH: os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)},
+        start_new_session=True,
+        **options,
+    )
+
+
+def give_orders(child: subprocess.Popen[bytes], content: dict[str, Any]) -> None:
+    """Write the orders of a spawned child; BrokenPipeError where it has died already."""
+    assert child.stdin is not None
+    child.stdin.write(json.dumps(content).encode() + b"\n")
+    child.stdin.flush()
 
 
 def orders() -> dict[str, Any]:
@@ -65,18 +91,13 @@ def log_to_stderr(name: str, level: str = "INFO") -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     as_json = os.environ.get("ETHER_LOG_FORMAT") == "json"
-    handler.setFormatter(_JsonFormatter(name) if as_json else logging.Formatter(FORMAT.format(name=name), _DATE))
+    handler.setFormatter(_JsonFormatter(name) if as_json else logging.Formatter(FORMAT.format(name=name), DATE))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
 
 
-def ignore_interrupt() -> None:
-    """Leave Ctrl-C, which a terminal sends to the whole group, to the parent: it stops its children in order."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-_DATE = "%Y-%m-%d %H:%M:%S"
+DATE = "%Y-%m-%d %H:%M:%S"
 
 
 class _JsonFormatter(logging.Formatter):

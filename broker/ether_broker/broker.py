@@ -1,0 +1,494 @@
+"""The broker: amqtt's with the data plane replaced.
+
+Kept of amqtt: its configuration, listeners and TLS contexts, state machine, and authentication plug-ins. Replaced,
+each for what was measured on 0.12.1: sessions and persistence (restored partly or not at all, #255, #256), fan-out (a
+dictionary iterated across awaits, so that clients connecting together became zombies), retained messages (sent to
+clients that never asked), CONNECT (a wrong password ended the session it named), keepalive (#308), redelivery (#391).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+# amqtt ships no py.typed.
+from amqtt.broker import Broker  # type: ignore[import-untyped]
+from amqtt.contexts import BrokerConfig, ListenerType  # type: ignore[import-untyped]
+from amqtt.errors import BrokerError  # type: ignore[import-untyped]
+from amqtt.events import BrokerEvents  # type: ignore[import-untyped]
+from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped]
+
+from . import packets, sys_topics
+from .connection import Connection
+from .limits import Limits
+from .matching import Route, Subscriptions, matches, split_shared, valid_filter
+from .packets import MalformedPacket, Message, UnacceptableProtocol
+from .sessions import Counters, Session
+from .store import Store
+
+__all__ = ["EtherBroker"]
+
+logger = logging.getLogger(__name__)
+
+_ROUTES = 20_000
+"""Topics whose subscribers are remembered between messages."""
+_BROKERS_OWN = ("$SYS", "$CONTROL", "$share")
+"""What clients publish below these is accepted and ignored, as by Mosquitto; amqtt then ignores all that follows."""
+
+
+class _Credentials(AmqttSession):  # type: ignore[misc]  # amqtt is untyped
+    """amqtt's session as its authentication plug-ins expect it, without its state machine (45 KB a client)."""
+
+    def _init_states(self) -> None:
+        pass
+
+
+class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
+    """An MQTT 3.1.1 broker on a running loop: `await start()`, `await shutdown()`.
+
+    Args:
+        config: as amqtt's; `tcp` listeners and authentication plug-ins. Without such a plug-in everybody may connect.
+        data: folder for what must survive a restart; None keeps everything in memory.
+        limits: every bound, see `Limits`.
+
+    Raises:
+        BrokerError: the configuration asks for what is not supported here.
+        FolderInUse: another broker works in `data`.
+    """
+
+    def __init__(self, config: BrokerConfig | dict[str, Any], data: Path | None = None, limits: Limits | None = None):
+        super().__init__(config)
+        if self.plugins_manager._topic_plugins:
+            raise BrokerError("topic plug-ins are not supported: they would cost a task per message")
+        self.loop = asyncio.get_running_loop()
+        self.limits = limits or Limits()
+        self.counters = Counters()
+        self.started_at = time.monotonic()
+        self.store = Store(data, self.limits, self.counters) if data is not None else None
+        self.clients: dict[str, Session] = {} if self.store is None else self.store.sessions
+        """Every session, connected or not, by client identifier."""
+        self.retained: dict[str, Message] = {} if self.store is None else self.store.retained
+        self.filters = Subscriptions()
+        self.routes: dict[bytes, Route] = {}
+        """Length-prefixed topic → its subscribers; emptied whenever a subscription changes."""
+        self.connections: set[Connection] = set()
+        self.held: set[Connection] = set()
+        """Publishers that are not read, because a queue they fill is full."""
+        self._dirty: list[Connection] = []
+        self._flush_due = False
+        self._disk_fails = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sys_sent: dict[str, str] = {}
+        self.watch: asyncio.Task[None] | None = None
+        """Keepalive, expiry and the like; it ends only by an error of ours."""
+        for session in self.clients.values():
+            for topic_filter, qos in session.subscriptions.items():
+                self.filters.add(topic_filter, session, qos)
+
+    # -- start and stop ----------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Listen. amqtt's own start would begin its broadcast loop and print a traceback for a busy port.
+
+        Raises:
+            OSError: an address cannot be bound.
+        """
+        self.transitions.start()
+        await self.plugins_manager.fire_event(BrokerEvents.PRE_START, wait=True)
+        await self._start_listeners()
+        self.transitions.starting_success()
+        await self.plugins_manager.fire_event(BrokerEvents.POST_START, wait=True)
+        self.watch = asyncio.create_task(self._watch(), name="watch")
+
+    async def _create_server_instance(
+        self, listener_name: str, listener_type: ListenerType, address: str | None, port: int,
+        ssl_context: ssl.SSLContext | None,
+    ) -> asyncio.Server:  # fmt: skip
+        """Listen with `Connection` as the protocol, instead of a pair of streams and a task per client.
+
+        amqtt also sets SO_REUSEADDR everywhere, which on Windows lets two brokers share a port.
+        """
+        if listener_type != ListenerType.TCP:
+            raise BrokerError(f"listener {listener_name}: type {listener_type} is not supported")
+        return await self.loop.create_server(
+            lambda: Connection(self, listener_name), address, port, ssl=ssl_context, backlog=1024
+        )
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """(host, port) of every socket we listen on; the port is the real one where 0 was asked for."""
+        servers = [server.instance for server in self._servers.values()]
+        return [socket.getsockname()[:2] for server in servers for socket in server.sockets]
+
+    async def shutdown(self) -> None:
+        """Stop in order, within two seconds: no new clients, wills as Mosquitto does on its stop, write, close."""
+        self.transitions.shutdown()
+        await self.plugins_manager.fire_event(BrokerEvents.PRE_SHUTDOWN, wait=True)
+        for server in self._servers.values():
+            server.instance.close()
+        for connection in list(self.connections):
+            self._publish_will(connection)
+        self._flush()
+        for connection in list(self.connections):
+            connection.close()
+        try:
+            async with asyncio.timeout(1.0):
+                while self.connections:
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            for connection in list(self.connections):
+                connection.abort()
+        for task in (self.watch, *self._tasks):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(*self._tasks, *([self.watch] if self.watch else []), return_exceptions=True)
+        if self.store is not None:
+            self.store.close()
+        await self.plugins_manager.fire_event(BrokerEvents.POST_SHUTDOWN, wait=True)
+        await self.plugins_manager.close()
+        self.transitions.stopping_success()
+
+    # -- clients come and go -----------------------------------------------------------------------------------------
+
+    def opened(self, connection: Connection) -> None:
+        """A socket was accepted; it has `connect_timeout_s` to say CONNECT."""
+        if len(self.connections) >= self.limits.connections:
+            logger.warning("%s: refused, %d clients are connected already", connection.peer, len(self.connections))
+            connection.abort()
+        self.connections.add(connection)
+
+    def gone(self, connection: Connection) -> None:
+        """The socket is closed."""
+        self.connections.discard(connection)
+        self.held.discard(connection)
+
+    def connect(self, connection: Connection, body: bytes) -> None:
+        """CONNECT: decode, authenticate, and only then touch the session it names."""
+        try:
+            request = packets.decode_connect(body)
+        except UnacceptableProtocol as exc:
+            logger.info("%s: %s", connection.peer, exc)
+            self._refuse(connection, packets.CONNACK_UNACCEPTABLE_PROTOCOL)
+            return
+        if not request.client_id and not request.clean_session:
+            self._refuse(connection, packets.CONNACK_IDENTIFIER_REJECTED)
+            return
+        connection.client_id = request.client_id or f"auto-{uuid.uuid4()}"
+        if not self.plugins_manager._auth_plugins:
+            self._admit(connection, request)
+            return
+        connection.stop_reading()
+        task = self.loop.create_task(self._authenticate_and_admit(connection, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _authenticate_and_admit(self, connection: Connection, request: packets.Connect) -> None:
+        credentials = _Credentials()
+        credentials.client_id = connection.client_id
+        credentials.username = request.username
+        credentials.password = request.password.decode(errors="replace") if request.password is not None else None
+        if not await self._authenticate(credentials, self.listeners_config[connection.listener]):
+            logger.warning("%s: wrong credentials for user %r", connection.name, request.username)
+            self._refuse(connection, packets.CONNACK_BAD_CREDENTIALS)
+            return
+        if not connection.closed:
+            self._admit(connection, request)
+            connection.authenticated()
+
+    @staticmethod
+    def _refuse(connection: Connection, return_code: int) -> None:
+        connection.send(packets.connack(return_code))
+        connection.close()
+
+    def _admit(self, connection: Connection, request: packets.Connect) -> None:
+        """Give the connection its session, taking it from an older connection of the same identifier."""
+        session = self.clients.get(connection.client_id)
+        if session is not None and session.connection is not None:
+            logger.info("%s: taken over by %s", connection.client_id, connection.peer)
+            session.connection.close()  # publishes its will and, for a clean session, forgets it
+            session = self.clients.get(connection.client_id)
+        if session is not None and request.clean_session:
+            self._forget(session)
+            session = None
+        present = session is not None
+        if session is None:
+            persistent = not request.clean_session
+            session = Session(connection.client_id, persistent, self.limits, self.counters, self.store)
+            self.clients[connection.client_id] = session
+        connection.session = session
+        connection.will = request.will
+        connection.keepalive_s = request.keepalive_s
+        session.left_at = 0.0
+        self._keep_session(session)
+        connection.send(packets.connack(0, present))
+        session.resume(connection)
+        connected = sum(client.session is not None for client in self.connections)
+        self.counters.clients_maximum = max(self.counters.clients_maximum, connected)
+
+    def lost(self, connection: Connection) -> None:
+        """The connection is over, for whatever reason: its will, then the end or the pause of its session."""
+        session = connection.session
+        if session is None:
+            return
+        self._publish_will(connection)
+        connection.session = None
+        session.connection = None
+        session.release_publishers()
+        session.left_at = time.time()
+        if session.persistent:
+            self._keep_session(session)
+        else:
+            self._forget(session)
+
+    def _publish_will(self, connection: Connection) -> None:
+        will, connection.will = connection.will, None
+        if will is not None and not connection.clean_end:
+            prefix = len(will.topic).to_bytes(2, "big") + will.topic
+            self.publish(self.find_route(prefix), Message(prefix, will.payload, will.qos), will.retain, None)
+
+    def _forget(self, session: Session) -> None:
+        """End a session: subscriptions, queue, everything."""
+        for topic_filter in session.subscriptions:
+            self.filters.remove(topic_filter, session)
+        self.routes.clear()
+        self.clients.pop(session.client_id, None)
+        if session.durable:
+            session.store.forget(session)  # type: ignore[union-attr]  # durable = has a store
+            self._flush_soon()
+
+    def _keep_session(self, session: Session) -> None:
+        if session.durable:
+            session.store.session(session)  # type: ignore[union-attr]
+            self._flush_soon()
+
+    # -- publish and subscribe ---------------------------------------------------------------------------------------
+
+    def find_route(self, prefix: bytes) -> Route:
+        """The subscribers of a topic not met since the last change of subscriptions.
+
+        Raises:
+            MalformedPacket: not a topic one may publish to.
+        """
+        topic = packets.utf8(prefix[2:])
+        if not topic or "+" in topic or "#" in topic:
+            raise MalformedPacket("PUBLISH to a topic that is empty or has wildcards")
+        if topic.count("/") >= self.limits.topic_levels:
+            raise MalformedPacket(f"a topic of more than {self.limits.topic_levels} levels")
+        if topic[0] == "$" and topic.split("/", 1)[0] in _BROKERS_OWN:
+            route = Route([], [], ignored=True)
+        else:
+            route = self.filters.route(topic)
+        if len(self.routes) >= _ROUTES:
+            self.routes.clear()
+        self.routes[prefix] = route
+        return route
+
+    def publish_at_most_once(self, route: Route, packet: bytes, payload_size: int) -> None:
+        """Pass a QoS 0 PUBLISH on, byte for byte."""
+        for session, _ in route.targets if not route.groups else self._targets(route):
+            connection = session.connection
+            if connection is not None:
+                connection.send_at_most_once(packet, payload_size)
+
+    def publish(self, route: Route, message: Message, retain: bool, publisher: Connection | None) -> None:
+        """Retain, store and deliver one message; `publisher` is held back if a queue it fills is full."""
+        if route.ignored:
+            return
+        if retain:
+            self._retain(message)
+        targets = route.targets if not route.groups else self._targets(route)
+        published_qos = message.qos
+        if published_qos and route.durable and self.store is not None:
+            kept = [(s.number, min(qos, published_qos)) for s, qos in targets if s.durable and qos]
+            if kept:
+                self.store.message(message, kept)
+        for session, granted in targets:
+            qos = granted if granted < published_qos else published_qos
+            if qos:
+                session.deliver(message, qos, False, publisher)
+            elif session.connection is not None:
+                session.connection.send_at_most_once(message.packet(), len(message.payload))
+
+    @staticmethod
+    def _targets(route: Route) -> list[tuple[Session, int]]:
+        return route.targets + [member for group in route.groups if (member := group.pick()) is not None]
+
+    def _retain(self, message: Message) -> None:
+        kept = Message(message.prefix, message.payload, message.qos)  # of its own: it has its own place in the store
+        if self.store is not None:
+            self.store.retain(kept.topic, kept)
+            self._flush_soon()
+        elif kept.payload:
+            self.retained[kept.topic] = kept
+        else:
+            self.retained.pop(kept.topic, None)
+
+    def subscribe(
+        self, connection: Connection, session: Session, packet_id: int, requests: list[tuple[str, int]]
+    ) -> None:
+        """SUBSCRIBE: SUBACK, then the retained messages of each filter."""
+        return_codes = []
+        for topic_filter, qos in requests:
+            group, path = split_shared(topic_filter)
+            if not valid_filter(path, self.limits.topic_levels):
+                raise MalformedPacket(f"SUBSCRIBE to {topic_filter[:80]!r}, which is no valid filter")
+            dead = topic_filter.startswith("$share/") and (not group or "+" in group or "#" in group)
+            return_codes.append(0x80 if dead else qos)
+            if not dead:
+                session.subscriptions[topic_filter] = qos
+                self.filters.add(topic_filter, session, qos)
+        self.routes.clear()
+        self._keep_session(session)
+        connection.send(packets.suback(packet_id, return_codes))
+        for topic_filter, qos in requests:
+            if not topic_filter.startswith("$share/"):
+                self._replay(connection, session, topic_filter, qos)
+
+    def _replay(self, connection: Connection, session: Session, topic_filter: str, granted: int) -> None:
+        """Send the retained messages of one new subscription (amqtt sends those of everybody's, and at connect)."""
+        wild = "+" in topic_filter or "#" in topic_filter
+        for topic in list(self.retained) if wild else [topic_filter]:
+            message = self.retained.get(topic)
+            if message is None or not matches(topic_filter, topic):
+                continue
+            qos = min(granted, message.qos)
+            if qos:
+                copy = Message(message.prefix, message.payload, message.qos)
+                if session.durable:
+                    session.store.message(copy, [(session.number, qos)], retain=True)  # type: ignore[union-attr]
+                session.deliver(copy, qos, True, None)
+            else:  # never dropped: there is no other copy to come
+                connection.send(message.packet(retain=True))
+        if topic_filter.startswith("$SYS"):
+            for topic, value in sys_topics.values(self).items():
+                if matches(topic_filter, topic):
+                    connection.send(_sys_message(topic, value).packet(retain=True))
+
+    def unsubscribe(self, connection: Connection, session: Session, packet_id: int, filters: list[str]) -> None:
+        """UNSUBSCRIBE; a filter that was not subscribed is acknowledged all the same (3.10.4)."""
+        for topic_filter in filters:
+            if not topic_filter:
+                raise MalformedPacket("UNSUBSCRIBE from an empty filter")
+            if session.subscriptions.pop(topic_filter, None) is not None:
+                self.filters.remove(topic_filter, session)
+        self.routes.clear()
+        self._keep_session(session)
+        connection.send(b"\xb0\x02" + packet_id.to_bytes(2, "big"))
+
+    # -- once per turn of the loop -----------------------------------------------------------------------------------
+
+    def schedule(self, connection: Connection) -> None:
+        """Flush `connection` at the end of this turn."""
+        self._dirty.append(connection)
+        if not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """One commit for all, then one write per client: what a client reads is always in the store already."""
+        self._flush_due = False
+        if not self.commit():
+            self._flush_due = True
+            self.loop.call_later(1.0, self._flush)
+            return
+        dirty, self._dirty = self._dirty, []
+        for connection in dirty:
+            connection.flush()
+
+    def commit(self) -> bool:
+        """Write the store. False: the disk refuses; nobody gets an answer and nobody is read until it takes it."""
+        if self.store is None or not self.store.dirty:
+            return True
+        try:
+            self.store.commit()
+        except OSError as exc:
+            if not self._disk_fails:
+                logger.error("the data folder cannot be written, every client waits: %s", exc)
+            self._disk_fails = True
+            for connection in self.connections:
+                connection.hold(self)
+            return False
+        if self._disk_fails:
+            logger.warning("the data folder can be written again")
+            self._disk_fails = False
+            for connection in self.connections:
+                connection.unhold(self)
+        return True
+
+    # -- twice a second ----------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        ticks, sys_due, held_since = 0, 0.0, set[Connection]()
+        while True:
+            await asyncio.sleep(0.5)
+            ticks += 1
+            now = self.loop.time()
+            self._close_silent(now)
+            self._close_stalled(now)
+            if ticks % max(1, round(self.limits.hold_s / 0.5)) == 0:
+                for connection in held_since & self.held:
+                    connection.let_one_chunk_through()
+                held_since = set(self.held)
+            self._expire_sessions()
+            if now >= sys_due:
+                sys_due = now + self.limits.sys_interval_s
+                self._publish_sys()
+            if self.store is not None and ticks % 2 == 0:
+                await self.loop.run_in_executor(None, self.store.sync)
+
+    def _close_silent(self, now: float) -> None:
+        """Keepalive (3.1.2.10, one and a half times) and the time allowed for CONNECT."""
+        for connection in list(self.connections):
+            if connection.session is None:
+                if now - connection.connected_at > self.limits.connect_timeout_s:
+                    logger.info("%s: no CONNECT within %g s", connection.peer, self.limits.connect_timeout_s)
+                    connection.abort()
+            elif connection.keepalive_s and connection.reading:
+                silent_s = now - connection.heard_at
+                if silent_s > 1.5 * connection.keepalive_s:
+                    logger.info("%s: silent for %.1f s; its keepalive is over", connection.name, silent_s)
+                    connection.close()
+
+    def _close_stalled(self, now: float) -> None:
+        for session in list(self.counters.holding):
+            connection = session.connection
+            if connection is not None and now - session.progress_at > self.limits.stall_timeout_s:
+                logger.warning(
+                    "%s: took nothing for %g s with %d messages waiting and publishers held; disconnected",
+                    session.client_id, self.limits.stall_timeout_s, session.waiting,
+                )  # fmt: skip
+                if not session.persistent:
+                    self.counters.publish_dropped += session.waiting
+                connection.close()
+
+    def _expire_sessions(self) -> None:
+        deadline = time.time() - self.limits.session_expiry_s
+        for session in [s for s in self.clients.values() if s.connection is None and s.left_at < deadline]:
+            logger.info("%s: session expired with %d messages waiting", session.client_id, session.waiting)
+            self.counters.clients_expired += 1
+            self._forget(session)
+
+    def _publish_sys(self) -> None:
+        """Send what changed in `$SYS`, if anybody listens."""
+        if not self.filters.watches("$SYS"):
+            self._sys_sent = {}
+            return
+        values = sys_topics.values(self)
+        for topic, value in values.items():
+            if self._sys_sent.get(topic) != value:
+                self.publish(self.filters.route(topic), _sys_message(topic, value), False, None)
+        self._sys_sent = values
+
+
+def _sys_message(topic: str, value: str) -> Message:
+    return Message(len(topic).to_bytes(2, "big") + topic.encode(), value.encode(), 0)

@@ -96,8 +96,16 @@ class Supervisor:
         child.state = ProcessState.STOPPING
 
     def close(self, timeout: float) -> list[str]:
-        """End what still runs: SIGTERM, and after `timeout` seconds SIGKILL. Returns the names that had to be killed."""
+        """End what still runs. Returns the names that had to be killed.
+
+        Children that were told to stop may exit by themselves for `timeout` seconds; then comes SIGTERM, and as much
+        later SIGKILL.
+        """
         self._closing.set()
+        deadline = clock.monotonic() + timeout
+        for child in self.children.values():
+            if child.alive and child.state is ProcessState.STOPPING:
+                _wait(child, deadline)
         deadline = clock.monotonic() + timeout
         killed = []
         living = [child for child in self.children.values() if child.alive]
@@ -107,9 +115,7 @@ class Supervisor:
             child.popen.terminate()
         for child in living:
             assert child.popen is not None
-            try:
-                child.popen.wait(max(0.1, deadline - clock.monotonic()))
-            except subprocess.TimeoutExpired:
+            if not _wait(child, deadline):
                 child.popen.kill()
                 child.popen.wait()
                 killed.append(child.name)
@@ -165,6 +171,16 @@ class Supervisor:
             if self._closing.wait(wait):
                 return False
         return not self._closing.is_set()
+
+
+def _wait(child: Child, deadline: float) -> bool:
+    """Wait until `deadline` for a child to end; False if it has not."""
+    assert child.popen is not None
+    try:
+        child.popen.wait(max(0.05, deadline - clock.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _how(code: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -79,14 +81,25 @@ class ChildBroker:
 
     def __exit__(self, *exc: object) -> None:
         if self.process is not None:
-            self.process.terminate()
+            self._signal(signal.SIGTERM)
             try:
                 self.process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
-                self.process.kill()
+                self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
                 self.process.wait()
-            for stream in (self.process.stdin, self.process.stdout):
+            for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
                 if stream is not None:
                     stream.close()
         if self._folder is None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _signal(self, number: int) -> None:
+        """Signal the broker, and whatever guards it: it leads a process group of its own."""
+        assert self.process is not None
+        if hasattr(os, "killpg"):
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                pass  # it has ended by itself
+        else:
+            self.process.terminate()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import shutil
 import socket
 import subprocess
+import threading
+from typing import IO
 
 from ether import clock
 from ether.brokers.child import ChildBroker
 from ether.errors import BrokerError
 
 __all__ = ["Mosquitto", "find_mosquitto"]
+
+logger = logging.getLogger(__name__)
 
 _PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", "C:\\Program Files\\mosquitto")
 _START_S = 5.0
@@ -45,7 +50,10 @@ class Mosquitto(ChildBroker):
         if os.name == "posix":
             doomed = str(self.folder) if self._folder is None else ""
             command = ["/bin/sh", "-c", _GUARDED, program, str(configuration), doomed]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        threading.Thread(target=self._log, args=(self.process.stderr,), name="mosquitto", daemon=True).start()
         self._wait_until_it_answers()
 
     def _configuration(self) -> str:
@@ -67,6 +75,14 @@ class Mosquitto(ChildBroker):
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             lines.append(f"user {getpass.getuser()}")  # else it becomes `mosquitto`, who may not write to our folder
         return "\n".join(lines) + "\n"
+
+    @staticmethod
+    def _log(lines: IO[bytes]) -> None:
+        """Pass on what Mosquitto says, in our format."""
+        for line in lines:
+            text = line.decode(errors="replace").partition(": ")[2].strip()
+            if "should not be run as root" not in text:  # it is loopback only, and ends with us
+                logger.warning("mosquitto: %s", text)
 
     def _wait_until_it_answers(self) -> None:
         """Mosquitto prints nothing when it is ready, so ask the port."""

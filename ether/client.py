@@ -15,7 +15,7 @@ from typing import Any
 from ether import clock, codecs, topics
 from ether.errors import CallError, CallTimeout, PayloadError
 from ether.member import read_about, read_status
-from ether.model import About, Annotation, Envelope, Message, Reading, Run, State, Status
+from ether.model import About, Annotation, Message, Reading, Run, State, Status
 from ether.mqtt import Connection
 
 __all__ = ["CALL_TIMEOUT_S", "Client", "InstanceInfo", "Subscription", "tag_tuple"]
@@ -86,9 +86,12 @@ class Client:
         self._watching = False
         self._heard_at: dict[str, float] = {}
         self._changed = threading.Condition()
+        self._call_prefix = f"{connection.client_id}-{boot}"
+        self._call_numbers = count()
         self._pending: dict[str, _Pending] = {}
         self._echoes: dict[str, threading.Event] = {}
         self._turns: dict[str, count[int]] = {}
+        self._signer = codecs.Signer(name, boot)
         self._numbers: dict[str, int] = {}
         self._numbering = threading.Lock()
         self._subscriptions: list[Subscription] = []
@@ -124,6 +127,8 @@ class Client:
         return False
 
     def _take_data(self, message: Message) -> bool:
+        if not self._subscriptions:
+            return False
         found = [each for each in self._subscriptions if topics.matches(each.topic_filter, message.topic)]
         if not found:
             return False
@@ -254,7 +259,7 @@ class Client:
         topics.check_topic(topic)
         with self._numbering:
             number = self._numbers.get(topic, 0)
-            payload = codecs.encode(data, Envelope(self.name, self.boot, number, clock.now()))
+            payload = self._signer.encode(data, number, clock.now())
             self._numbers[topic] = number + 1
             self.connection.publish(topic, payload, qos, retain)
 
@@ -294,7 +299,7 @@ class Client:
         """
         self.watch()
         name = self._resolve(target, method)
-        call_id = secrets.token_hex(8)
+        call_id = f"{self._call_prefix}-{next(self._call_numbers)}"
         future: Future[Any] = Future()
         request: dict[str, Any] = {"id": call_id, "reply_to": self._reply_topic, "params": dict(params or {})}
         request["deadline"] = clock.now() + (CALL_TIMEOUT_S if timeout is None else timeout)

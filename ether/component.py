@@ -79,10 +79,10 @@ class Method:
 
     def checked(self, result: Any) -> Any:
         """Return a result as its annotation wants it, or raise FieldError."""
-        if hasattr(result, "dtype") and getattr(result, "ndim", None) == 0:
-            result = result.item()  # pydantic knows no NumPy scalars
         if self.result is None:
             return result
+        if hasattr(result, "dtype") and getattr(result, "ndim", None) == 0:
+            result = result.item()  # pydantic knows no NumPy scalars
         try:
             return self.result.validate_python(result)
         except ValidationError as exc:

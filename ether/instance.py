@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 _ALERT_HOLDS_S = 1.0
 _REPLIES_KEPT = 256
+_PLAIN_RESULTS = frozenset({type(None), dict, list, tuple, str, bytes, int, float, bool})
 
 
 @dataclass(slots=True)
@@ -108,6 +109,7 @@ class Instance:
         self._sources: list[tuple[Method, Iterator[Any]]] = []
         self._background: list[threading.Thread] = []
         self._emitting = threading.RLock()
+        self._signer = codecs.Signer(member.name, member.boot)
         self._numbers: dict[str, int] = {}
         self._batches: dict[tuple[str, str], _Batch] = {}
         self._handlers: dict[str, list[Method]] = {}
@@ -393,7 +395,7 @@ class Instance:
     def _handle(self, message: Message) -> None:
         for method in self._handlers_of(message.topic):
             try:
-                calls = list(self._calls_of(method, message))
+                calls = self._calls_of(method, message)
             except PayloadError as exc:
                 self._reject(message, exc)
                 continue
@@ -413,18 +415,17 @@ class Instance:
             ]
         return found
 
-    def _calls_of(self, method: Method, message: Message) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """Yield the arguments of each reading in a message: one, or as many as its batch holds."""
+    def _calls_of(self, method: Method, message: Message) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Return the arguments of each reading in a message: one, or as many as its batch holds."""
         if method.hooks and method.parameters.required == []:
-            yield (), {}
-            return
-        if b'"k":' in message.payload or b"ak" in message.payload[-64:]:
+            return [((), {})]
+        if b'"k":' in message.payload or message.payload.startswith(codecs.CBOR_MAGIC):
             fields, envelope = codecs.decode(message.payload)
+            readings = [(fields, envelope)]
             if envelope is not None and envelope.k is not None:
-                for one, facts in codecs.unpack(fields, envelope):
-                    yield method.parameters.arguments(one, message.topic, facts)
-                return
-        yield method.parameters.accept(message.topic, message.payload)
+                readings = list(codecs.unpack(fields, envelope))
+            return [method.parameters.arguments(one, message.topic, facts) for one, facts in readings]
+        return [method.parameters.accept(message.topic, message.payload)]
 
     def _reject(self, message: Message, exc: PayloadError) -> None:
         self.member.counts["rejected"] += 1
@@ -441,14 +442,14 @@ class Instance:
         """Run a method and publish its result; False if it failed, which is reported."""
         try:
             result = self._settle(self._plain[method.name](*args, **kwargs))
-            if inspect.isgenerator(result) and method.outputs:
-                if as_source:
+            if method.outputs:
+                if not inspect.isgenerator(result):
+                    self.emit(method, result)
+                elif as_source:
                     self._sources.append((method, result))
                 else:
                     for item in result:
                         self.emit(method, item)
-            elif method.outputs:
-                self.emit(method, result)
         except Exception as exc:  # noqa: BLE001 - the user's code; reported
             self._report(method, exc)
             return False
@@ -458,6 +459,8 @@ class Instance:
 
     def _settle(self, result: Any) -> Any:
         """Await what is to be awaited; an asynchronous generator becomes a plain one."""
+        if type(result) in _PLAIN_RESULTS:  # nearly always; the checks below are slow
+            return result
         if inspect.isawaitable(result):
             return self._await(result)
         if isinstance(result, AsyncIterator):
@@ -565,8 +568,7 @@ class Instance:
                     self._collect(method, output, value)
                     continue
                 number = self._numbers.get(output.topic, 0)
-                envelope = Envelope(self.name, self.member.boot, number, clock.now())
-                payload = codecs.encode(value, envelope)
+                payload = self._signer.encode(value, number, clock.now())
                 self._numbers[output.topic] = number + 1
                 self._send(output, payload, 1)
 

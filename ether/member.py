@@ -87,6 +87,7 @@ class Member:
         self.on_message: Callable[[Message, Receipt | None], None] = lambda message, receipt: None
         self.on_up: Callable[[bool], None] = lambda session_present: None
         self._about: About | None = None
+        self._status_topic = topics.status(name)
         self._status = Status(State.INIT, self.boot, clock.now(), every=every)
         self._announcing = threading.RLock()
         self._closed = threading.Event()
@@ -160,7 +161,7 @@ class Member:
         self.connection.publish(topics.about(self.name), _about_json(self._about), 1, retain=True)
 
     def _receive(self, message: Message, receipt: Receipt | None) -> None:
-        if message.topic == topics.status(self.name):
+        if message.topic == self._status_topic:
             status = read_status(message.payload)
             # Rule 4: an old will that arrives late must not stand as our state.
             if status is not None and status.boot != self.boot and status.state is State.LOST and not self._closed.is_set():

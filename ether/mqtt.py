@@ -33,6 +33,8 @@ _KEEPALIVE_S = 15
 _WINDOW = 500  # unacknowledged publishes; far below 65,535, where packet ids would wrap into each other
 _BACKOFF_S = (0.1, 5.0)
 _READ_AHEAD = 256 * 1024
+_WRITE_TOGETHER = 64 * 1024
+_DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
 _DISCONNECT = 0xE0
 
 
@@ -143,28 +145,58 @@ class _Client(Client):
         rc = super().loop_read(max_packets)
         while rc == 0 and self._sock is not None and self._sock.pending():
             rc = super().loop_read(max_packets)
+        if rc == 0 and self._out_packet and self._sock is not None:
+            self._packet_write()  # the acknowledgements of all that was read, together
         return rc
 
     def _packet_queue(self, command: int, packet: Any, mid: int, qos: int, info: Any = None) -> MQTTErrorCode:
-        if threading.current_thread() is self.network or command & 0xF0 == _DISCONNECT:
+        if command & 0xF0 == _DISCONNECT:
             return super()._packet_queue(command, packet, mid, qos, info)
+        idle = not self._out_packet
         self._out_packet.append(
             {
                 "command": command, "mid": mid, "qos": qos, "pos": 0,
                 "to_process": len(packet), "packet": packet, "info": info,
             }
         )  # fmt: skip
-        return MQTTErrorCode.MQTT_ERR_SUCCESS if self.held else self.write_now()
+        if self.held or threading.current_thread() is self.network:
+            pass  # written by whoever holds, or at the end of the network thread's round
+        elif len(self._out_messages) <= _DIRECT:
+            self.write_now()
+        elif idle:  # a burst: the network thread joins packets into few writes
+            self._wake()
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
-    def write_now(self) -> MQTTErrorCode:
+    def write_now(self) -> None:
         """Write what is queued from this thread; what the socket does not take is the network thread's to send."""
         self._packet_write()  # an error here is met again, and handled, by the network thread's read
-        if self._out_packet and self._sockpairW is not None:
+        if self._out_packet:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._sockpairW is not None:
             try:
                 self._sockpairW.send(b"\0")
             except (BlockingIOError, OSError):
                 pass  # full: the network thread has been woken already; closed: it is gone
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def _join_packets(self) -> None:
+        """Make one packet of all that wait, so that they cost one system call."""
+        joined, size = [], 0
+        while self._out_packet and size < _WRITE_TOGETHER:
+            packet = self._out_packet.popleft()
+            if packet["pos"] or packet["command"] & 0xF0 == _DISCONNECT:
+                self._out_packet.appendleft(packet)
+                break
+            if packet["info"] is not None and packet["qos"] == 0:
+                packet["info"]._set_as_published()  # as paho does once it has written a QoS 0 message
+            joined.append(packet["packet"])
+            size += len(packet["packet"])
+        if joined:
+            whole = b"".join(joined)
+            self._out_packet.appendleft(
+                {"command": 0, "mid": 0, "qos": 1, "pos": 0, "to_process": len(whole), "packet": whole, "info": None}
+            )
 
     def close_wakeup(self) -> None:
         """Close the socket pair that wakes the network thread; paho leaves that to the garbage collector."""
@@ -172,7 +204,15 @@ class _Client(Client):
 
     def _packet_write(self) -> MQTTErrorCode:
         with self.writing:
-            return super()._packet_write()
+            rc = MQTTErrorCode.MQTT_ERR_SUCCESS
+            while self._out_packet and rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                if len(self._out_packet) > 1:
+                    self._join_packets()
+                waiting = len(self._out_packet)
+                rc = super()._packet_write()
+                if len(self._out_packet) >= waiting:
+                    break  # the socket takes no more now
+            return rc
 
     def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
         rc = super()._handle_pubackcomp(cmd)

@@ -507,6 +507,8 @@ def main() -> None:
     from ether.member import Member
     from ether.mqtt import Tls
 
+    # A handler that computes must not keep the network thread from the interpreter for Python's usual 5 ms.
+    sys.setswitchinterval(0.001)
     orders = process.orders()
     name = orders["name"]
     process.log_to_stderr(name, orders["log_level"])

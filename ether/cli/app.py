@@ -109,9 +109,12 @@ def run(arguments: Sequence[str]) -> int:
         return _tell(exc)
     except _UsageError as exc:
         return _tell_usage(exc)
-    except BrokenPipeError:  # `ether topic echo … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return _nobody_reads()
+    except SystemExit as exc:
+        if isinstance(exc.__context__, BrokenPipeError):  # the library makes an exit of it
+            return _nobody_reads()
+        raise
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
     except Exception as exc:  # noqa: BLE001 - the edge of the process
@@ -121,6 +124,12 @@ def run(arguments: Sequence[str]) -> int:
             output.complain(f"{type(exc).__name__}: {exc}; `ether --debug …` shows where")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _nobody_reads() -> int:
+    """Return 0 for `ether topic echo … | head`, with nothing left to flush into the closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 0
 
 
 def _hoisted(arguments: Sequence[str]) -> list[str]:

@@ -66,7 +66,9 @@ def _tell(outcome: hosting.Outcome, summed: dict[str, Any]) -> None:
     for problem in outcome.problems:
         output.complain(problem)
     if outcome.report is not None and outcome.report.complete:
-        output.note("Every message is in the recording: it was checked by the publishers' own numbers.")
+        output.note(
+            f"All {outcome.report.messages:,} messages are in the recording, proved by the publishers' own numbers."
+        )
     elif outcome.report is not None:
         output.complain(f"messages are missing; `ether verify {outcome.recording}` tells which")
     output.line(f"recorded: {outcome.recording}")

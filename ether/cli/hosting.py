@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 from ether import clock
 from ether.cli import output
 from ether.cli.stopping import stop_on_signals
+from ether.cli.verify import verdict
 from ether.errors import SessionError
 
 if TYPE_CHECKING:
     from ether.config import Config
+    from ether.recorder.verify import Report
 
 __all__ = ["READY", "Outcome", "Snapshot", "host", "tell"]
 
@@ -58,7 +60,7 @@ class Outcome:
     name: str
     last: Snapshot
     recording: Path | None
-    report: Any = None
+    report: Report | None = None
     """The verification of the recording; None where there is none."""
     problems: tuple[str, ...] = ()
 
@@ -141,7 +143,7 @@ def _snapshot(ether: Any, total: int, elapsed_s: float) -> Snapshot:
     )
 
 
-def _verified(recording: Path | None) -> Any:
+def _verified(recording: Path | None) -> Report | None:
     if recording is None:
         return None
     from ether.recorder.verify import verify
@@ -233,15 +235,12 @@ def tell(outcome: Outcome) -> None:
             ],
         )
     output.note(f"{outcome.name}: ran {output.elapsed(outcome.last.elapsed_s)}")
-    if outcome.recording is None:
+    if outcome.recording is None or outcome.report is None:
         output.note("nothing was recorded")
         return
-    verdict = (
-        "complete"
-        if outcome.report.complete
-        else f"INCOMPLETE; `ether verify {outcome.recording}` tells what is missing"
-    )
-    output.line(f"recorded: {outcome.recording} ({_megabytes(outcome.recording)}), {verdict}")
+    output.line(f"recorded: {outcome.recording} ({_megabytes(outcome.recording)}), {verdict(outcome.report)}")
+    if not outcome.report.complete:
+        output.line(f"`ether verify {outcome.recording}` tells what is missing")
 
 
 def _megabytes(path: Path) -> str:

@@ -23,25 +23,24 @@ def info(file: RecordingFile, json: AsJson = False) -> None:
 
 
 def _show(found: dict[str, Any]) -> None:
-    """Print single values first, then a table for each list of mappings."""
-    flat = dict(_flat(found))
-    width = max(map(len, flat), default=0)
-    for name, value in flat.items():
-        output.line(f"{name:<{width}}  {output.shown(value)}")
-    for name, value in found.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            columns = list(dict.fromkeys(key for row in value for key in row))
-            output.line("")
-            output.table(
-                [column.upper() for column in columns], [[row.get(key) for key in columns] for row in value], title=name
-            )
-
-
-def _flat(found: dict[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for name, value in found.items():
-        if isinstance(value, dict):
-            flat += _flat(value, f"{before}{name}.")
-        elif not (isinstance(value, list) and (not value or isinstance(value[0], dict))):
-            flat.append((f"{before}{name}", value))
-    return flat
+    """Print the single values, then the topics and the runs."""
+    plain = {name: value for name, value in found.items() if name not in ("topics", "runs")}
+    width = max(map(len, plain), default=0)
+    for name, value in plain.items():
+        output.line(
+            f"{name:<{width}}  {', '.join(map(str, value)) if isinstance(value, list) else output.shown(value)}"
+        )
+    output.line("")
+    output.table(
+        ["TOPIC", "READINGS", "FIELDS"],
+        [
+            [topic, stream["readings"], ", ".join(f"{name} ({kind})" for name, kind in stream["fields"].items())]
+            for topic, stream in found["topics"].items()
+        ],
+    )
+    if found["runs"]:
+        output.line("")
+        output.table(
+            ["RUN", "NAME", "OUTCOME"],
+            [[run["number"], run["name"], run["outcome"] or "open"] for run in found["runs"]],
+        )

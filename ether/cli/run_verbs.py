@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +12,7 @@ from ether import clock
 from ether.cli import output
 from ether.cli.arguments import AsJson, pairs
 from ether.cli.joined import joined
+from ether.errors import RecordingError
 from ether.model import Run
 
 __all__ = ["app"]
@@ -46,8 +48,7 @@ def stop(
 def list_runs(json: AsJson = False) -> None:
     """List the session's runs."""
     with joined() as ether:
-        current = ether.info().get("run")
-    found = [Run(**{key: current[key] for key in Run.__dataclass_fields__ if key in current})] if current else []
+        found = _runs(ether)
     if json:
         for run in found:
             output.as_json(dataclasses.asdict(run))
@@ -66,3 +67,19 @@ def list_runs(json: AsJson = False) -> None:
             for run in found
         ],
     )
+
+
+def _runs(ether: Any) -> list[Run]:
+    """Return the runs of the recording so far, as this machine can read it, and the current one."""
+    info = ether.info()
+    found: dict[str, Run] = {}
+    if info["recording"] and Path(info["recording"]).exists():
+        try:
+            with ether.open(info["recording"]) as recording:
+                found = {run.id: run for run in recording.runs}
+        except RecordingError:
+            pass  # the recorder has only just begun it
+    if current := info.get("run"):
+        run = Run(**{key: current[key] for key in Run.__dataclass_fields__ if key in current})
+        found.setdefault(run.id, run)
+    return list(found.values())

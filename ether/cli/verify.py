@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ether.cli import output
 from ether.cli.arguments import AsJson, RecordingFile
 
-__all__ = ["GUARANTEE_BROKEN", "verify"]
+if TYPE_CHECKING:
+    from ether.recorder.verify import Report
+
+__all__ = ["GUARANTEE_BROKEN", "holes_text", "verdict", "verify"]
 
 GUARANTEE_BROKEN = 5
 
@@ -17,34 +21,50 @@ def verify(file: RecordingFile, json: AsJson = False) -> int:
 
     By the publishers' own numbers. Exit 5, and what is missing, if it is not.
     """
-    from ether.recorder.verify import verify as verified
+    from ether.recorder import verify as verifier
 
-    report = verified(file)
-    found = report.as_dict()
+    report = verifier.verify(file)
     if json:
-        output.as_json(found, indent=2)
+        output.as_json(report.as_dict(), indent=2)
     else:
-        _show(found)
-        output.line(f"{file}: {'complete' if report.complete else 'INCOMPLETE'}")
+        _show(report)
+        output.line(f"{file}: {verdict(report)}")
     return 0 if report.complete else GUARANTEE_BROKEN
 
 
-def _show(found: dict[str, Any]) -> None:
-    for name, rows in found.items():
-        if isinstance(rows, list) and rows and isinstance(rows[0], dict):
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            output.table(
-                [column.upper() for column in columns], [[_cell(row.get(key)) for key in columns] for row in rows]
-            )
-        elif isinstance(rows, list):
-            for row in rows:
-                output.line(f"{name}: {row}")
+def _show(report: Report) -> None:
+    output.table(
+        ["PUBLISHER", "TOPIC", "FIRST", "LAST", "STORED", "TWICE", "MISSING", "HOLES"],
+        [
+            [
+                tally.publisher,
+                tally.topic,
+                tally.first if tally.first >= 0 else None,
+                tally.last if tally.last >= 0 else None,
+                tally.stored,
+                tally.duplicates,
+                tally.missing,
+                holes_text(tally.holes),
+            ]
+            for tally in report.tallies
+        ],
+    )
+    for line in report.damage:
+        output.line(f"damage: {line}")
 
 
-def _cell(value: object) -> object:
-    if isinstance(value, list):  # holes: [[4, 4], [7, 9]] -> 4 7-9
-        return " ".join(
-            f"{hole[0]}" if hole[0] == hole[-1] else f"{hole[0]}-{hole[-1]}" if isinstance(hole, list) else str(hole)
-            for hole in value
-        )
-    return value
+def verdict(report: Report) -> str:
+    """Return ``complete``, or what keeps the recording from being so."""
+    if report.complete:
+        return f"complete, {report.messages:,} messages"
+    reasons = [
+        f"{report.missing:,} readings are missing" if report.missing else "",
+        f"{len(report.damage)} places are damaged" if report.damage else "",
+        f"it was not closed in order (it is {report.state})" if report.state != "sealed" else "",
+    ]
+    return "INCOMPLETE: " + ", ".join(reason for reason in reasons if reason)
+
+
+def holes_text(holes: Sequence[Sequence[int]]) -> str:
+    """Return ``4 7-9`` for the holes ``[[4, 4], [7, 9]]``."""
+    return " ".join(f"{first}" if first == last else f"{first}-{last}" for first, last in holes)

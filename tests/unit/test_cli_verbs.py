@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+from ether.recorder.verify import Report, Tally
 
 from ether.cli import annotate, arguments, demo, doctor, hosting, main, output, topic
-from ether.cli import verify as verify_verb
 from ether.cli.demo_pipeline import Collector, Generator, Processor
 from ether.config import Config, json_schema
 
@@ -287,9 +287,9 @@ def test_plain_lines_are_one_per_change_and_one_every_30_seconds(capsys: pytest.
     ]
 
 
-class _Report:
-    def __init__(self, complete: bool) -> None:
-        self.complete = complete
+def report(complete: bool) -> Report:
+    hole = Tally("oven", "b1", "lab/oven", 0, 9, 9, 7, 7, 0, [[4, 4], [7, 8]], True)
+    return Report("a.h5", "sealed" if complete else "open", 1234, tallies=[] if complete else [hole])
 
 
 @pytest.mark.parametrize(
@@ -308,19 +308,22 @@ def test_the_exit_code_says_how_it_went(
 ) -> None:
     last = replace(SNAPSHOT, states=states)
 
-    assert hosting.Outcome("lab", last, Path("a.h5"), _Report(complete), problems).exit_code == code
+    assert hosting.Outcome("lab", last, Path("a.h5"), report(complete), problems).exit_code == code
 
 
 def test_the_summary_tells_what_ran_and_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.h5").write_bytes(bytes(2_345_678))
 
-    hosting.tell(hosting.Outcome("lab", SNAPSHOT, Path("a.h5"), _Report(True)))
-    hosting.tell(hosting.Outcome("lab", SNAPSHOT, Path("a.h5"), _Report(False)))
+    hosting.tell(hosting.Outcome("lab", SNAPSHOT, Path("a.h5"), report(True)))
+    hosting.tell(hosting.Outcome("lab", SNAPSHOT, Path("a.h5"), report(False)))
     hosting.tell(hosting.Outcome("lab", SNAPSHOT, None))
 
     told = capsys.readouterr().out
-    assert "recorded: a.h5 (2.3 MB), complete\n" in told
-    assert "recorded: a.h5 (2.3 MB), INCOMPLETE; `ether verify a.h5` tells what is missing\n" in told
+    assert "recorded: a.h5 (2.3 MB), complete, 1,234 messages\n" in told
+    assert (
+        "recorded: a.h5 (2.3 MB), INCOMPLETE: 3 readings are missing, it was not closed in order (it is open)\n"
+        "`ether verify a.h5` tells what is missing\n"
+    ) in told
     assert told.endswith("lab: ran 00:12:31\nnothing was recorded\n")
 
 
@@ -335,8 +338,36 @@ def test_the_first_signal_asks_to_stop_and_handlers_come_back() -> None:
     assert stop.is_set() and signal.getsignal(signal.SIGINT) is before
 
 
-def test_holes_are_shown_as_ranges() -> None:
-    assert verify_verb._cell([[4, 4], [7, 9]]) == "4 7-9"
+def test_verify_lists_the_holes_and_exits_5(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ether.recorder.verify.verify", lambda path: report(False))
+
+    assert main(["verify", "a.h5"]) == 5
+    shown = capsys.readouterr().out
+    assert main(["verify", "a.h5", "--json"]) == 5
+
+    assert "4 7-8" in shown and shown.endswith("it was not closed in order (it is open)\n")
+    assert json.loads(capsys.readouterr().out)["missing"] == 3
+
+
+def test_verify_of_a_complete_recording_exits_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ether.recorder.verify.verify", lambda path: report(True))
+
+    assert main(["verify", "a.h5"]) == 0
+    assert capsys.readouterr().out.endswith("a.h5: complete, 1,234 messages\n")
+
+
+@pytest.mark.parametrize("verb", ["info", "verify"])
+def test_what_is_no_recording_is_one_line(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.h5").write_text("not this")
+
+    for file in ("a.h5", "absent.h5"):
+        assert main([verb, file]) == 1
+        told = capsys.readouterr().err
+        assert file in told and told.count("\n") == 1
 
 
 # ---------------------------------------------------------------- the demo

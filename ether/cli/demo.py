@@ -10,6 +10,7 @@ import typer
 
 from ether.cli import hosting, output
 from ether.cli.arguments import seconds
+from ether.cli.verify import verdict
 
 __all__ = ["demo"]
 
@@ -59,20 +60,24 @@ def _fresh_folder() -> Path:
 
 
 def _tell(outcome: hosting.Outcome, summed: dict[str, Any]) -> None:
-    published = {name: counts.get("published", 0) for name, counts in outcome.last.counts.items()}
-    output.note(f"The generator published {published.get('generator', 0):,} numbers on demo/number.")
+    file = None if outcome.recording is None else output.path(outcome.recording)
+    output.note("")
+    output.note(f"The generator published {outcome.published('generator') or 0:,} numbers, twenty a second.")
     for factor, found in summed.items():
-        output.note(f"The collector, when asked, had summed {found['count']:,} products of {factor}: {found['sum']:,}.")
+        name = {"2": "doubler", "3": "tripler"}.get(factor, factor)
+        output.note(
+            f"The collector, asked near the end, had {found['count']:,} products of the {name}: sum {found['sum']:,}."
+        )
     for problem in outcome.problems:
         output.complain(problem)
     if outcome.report is not None and outcome.report.complete:
-        output.note(
-            f"All {outcome.report.messages:,} messages are in the recording, proved by the publishers' own numbers."
-        )
+        count = outcome.report.messages
+        output.note(f"All {count:,} messages are in the recording: proved by the publishers' own numbers.")
     elif outcome.report is not None:
-        output.complain(f"messages are missing; `ether verify {outcome.recording}` tells which")
-    output.line(f"recorded: {outcome.recording}")
+        output.complain(f"{verdict(outcome.report)}; `ether verify {file}` tells what")
+    output.line(f"recorded: {file}")
+    output.note("")
     output.note("Try next:")
-    output.note(f"  ether info {outcome.recording}")
-    output.note("  ether init lab        your own session to start from")
-    output.note("  ether up lab/session.yaml")
+    output.note(f"  ether info {file}")
+    output.note(f"  ether verify {file}")
+    output.note("  ether init lab && ether up lab/session.yaml     your own session to start from")

@@ -69,6 +69,12 @@ class Outcome:
         """Instances that had ended or were lost before the session was."""
         return [name for name, state in self.last.states.items() if state in ("lost", "exited", "fatal")]
 
+    def published(self, name: str) -> int | None:
+        """Return how many readings an instance published: as recorded, else as it last said."""
+        if self.report is not None:
+            return sum(tally.stored for tally in self.report.tallies if tally.publisher == name) or None
+        return self.last.counts.get(name, {}).get("published")
+
     @property
     def exit_code(self) -> int:
         if self.report is not None and not self.report.complete:
@@ -221,14 +227,15 @@ def tell(outcome: Outcome) -> None:
     for problem in outcome.problems:
         output.complain(problem)
     if not output.settings.quiet:
-        columns = ("received", "handled", "failed", "published")
+        columns = ("received", "handled", "failed")
         output.table(
-            ["NAME", "STATE", *map(str.upper, columns), "DETAIL"],
+            ["NAME", "STATE", *map(str.upper, columns), "PUBLISHED", "DETAIL"],
             [
                 [
                     name,
                     state,
                     *(outcome.last.counts.get(name, {}).get(column) for column in columns),
+                    outcome.published(name),
                     outcome.last.details.get(name, ""),
                 ]
                 for name, state in outcome.last.states.items()
@@ -238,9 +245,10 @@ def tell(outcome: Outcome) -> None:
     if outcome.recording is None or outcome.report is None:
         output.note("nothing was recorded")
         return
-    output.line(f"recorded: {outcome.recording} ({_megabytes(outcome.recording)}), {verdict(outcome.report)}")
+    file = output.path(outcome.recording)
+    output.line(f"recorded: {file} ({_megabytes(outcome.recording)}), {verdict(outcome.report)}")
     if not outcome.report.complete:
-        output.line(f"`ether verify {outcome.recording}` tells what is missing")
+        output.line(f"`ether verify {file}` tells what is missing")
 
 
 def _megabytes(path: Path) -> str:

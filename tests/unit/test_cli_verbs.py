@@ -240,6 +240,7 @@ def test_cells_and_json_are_for_people_and_programs() -> None:
         {"a": np.zeros((2, 3), "int16"), "b": b"xyz", "c": np.float64(0.5), "d": {1}, "e": Path("p")}
     )
     assert json.loads(shown) == {"a": "<int16 array 2x3>", "b": "<3 bytes>", "c": 0.5, "d": [1], "e": "p"}
+    assert output.json_text({"a": [float("nan"), 1.5], "b": float("inf")}) == '{"a": [null, 1.5], "b": null}'
     assert output.elapsed(3751.9) == "01:02:31"
 
 
@@ -325,6 +326,16 @@ def test_the_summary_tells_what_ran_and_where_it_is(capsys: pytest.CaptureFixtur
         "`ether verify a.h5` tells what is missing\n"
     ) in told
     assert told.endswith("lab: ran 00:12:31\nnothing was recorded\n")
+
+
+def test_what_was_published_is_what_was_recorded() -> None:
+    assert hosting.Outcome("lab", SNAPSHOT, Path("a.h5"), report(False)).published("oven") == 7
+    assert hosting.Outcome("lab", SNAPSHOT, None).published("oven") == 5
+
+
+def test_paths_below_the_working_directory_are_shown_relative() -> None:
+    assert output.path(Path("a/b.h5").absolute()) == "a/b.h5"
+    assert output.path(Path("/elsewhere/b.h5")) == "/elsewhere/b.h5"
 
 
 def test_the_first_signal_asks_to_stop_and_handlers_come_back() -> None:

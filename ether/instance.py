@@ -282,7 +282,9 @@ class Instance:
             result = self._plain[method.name]()
             if inspect.iscoroutine(result):
                 result = asyncio.run(result)
-            if inspect.isgenerator(result):
+            if isinstance(result, AsyncIterator):
+                asyncio.run(self._emit_each(method, result))
+            elif inspect.isgenerator(result):
                 for item in result:
                     self.emit(method, item)
                     if self._stop_by is not None:
@@ -291,6 +293,12 @@ class Instance:
                 self.emit(method, result)
         except Exception as exc:  # noqa: BLE001 - the user's code; reported
             self._report(method, exc)
+
+    async def _emit_each(self, method: Method, items: AsyncIterator[Any]) -> None:
+        async for item in items:
+            self.emit(method, item)
+            if self._stop_by is not None:
+                break
 
     def _run_hooks(self, verb: str) -> bool:
         ok = True
@@ -588,6 +596,7 @@ class Instance:
         if not batch.times:
             batch.since = clock.monotonic()
             batch.fields = {name: [] for name in fields}
+            self._put(lambda: None)  # whoever waits for work learns when the batch is due
         for name, item in fields.items():
             batch.fields[name].append(item)
         batch.times.append(clock.now())
@@ -647,8 +656,14 @@ class Instance:
         """Let calls by hand publish: on this object, where it has a place for attributes; its class stays as it is."""
         try:
             own = vars(self.target)
-        except TypeError:
-            return  # slots, or written in C: calls by hand stay plain
+        except TypeError:  # slots, or written in C: calls by hand stay plain
+            for method in self.component.methods.values():
+                if method.outputs and not (method.inputs or method.hooks or method.call or method.outputs[0].every):
+                    logger.warning(
+                        "%s: nothing triggers %s, and calls by hand do not publish, as objects of this class take no "
+                        "attributes; drop its slots", self.name, method.label,
+                    )  # fmt: skip
+            return
         for name, method in self.component.methods.items():
             if method.outputs and isinstance(own, dict):
                 own[name] = _Published(self, method, self._plain[name])

@@ -203,7 +203,10 @@ class _Client(Client):
 
     def _packet_queue(self, command: int, packet: Any, mid: int, qos: int, info: Any = None) -> MQTTErrorCode:
         if command & 0xF0 == _DISCONNECT:
-            return super()._packet_queue(command, packet, mid, qos, info)
+            try:
+                return super()._packet_queue(command, packet, mid, qos, info)
+            except OSError:  # the network thread has sent it already, and is gone with its socket pair
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
         idle = not self._out_packet
         self._out_packet.append(
             {

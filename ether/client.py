@@ -118,11 +118,16 @@ class Client:
                     self.abouts[reserved.name] = about
                 self._changed.notify_all()
             return True
-        if message.topic == topics.RUN:
-            self.current_run = codecs.decode(message.payload)[0]
-            return True
-        if message.topic == topics.SESSION:
-            self.session = codecs.decode(message.payload)[0]
+        if message.topic in (topics.RUN, topics.SESSION):
+            try:
+                content = codecs.decode(message.payload)[0]
+            except PayloadError as exc:
+                logger.warning("%s: message on %r rejected: %s", self.name, message.topic, exc)
+                return True
+            if message.topic == topics.RUN:
+                self.current_run = content
+            else:
+                self.session = content
             return True
         return False
 

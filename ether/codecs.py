@@ -224,7 +224,18 @@ def _read_envelope(found: Any) -> Envelope | None:
     by, boot, number = found.get("by"), found.get("b"), found.get("n")
     if not (isinstance(by, str) and isinstance(boot, str) and type(number) is int and number >= 0):
         return None
+    count = found.get("k")
+    if not (count is None or (type(count) is int and count > 0)):
+        return None
+    if not all(_is_time(found.get(key), key != "dt") for key in ("t", "ms", "dt")):
+        return None
     return Envelope(**{key: value for key, value in found.items() if key in _ENVELOPE_KEYS})
+
+
+def _is_time(value: Any, may_be_list: bool) -> bool:
+    if isinstance(value, list):
+        return may_be_list and all(type(item) in (int, float) for item in value)
+    return value is None or type(value) in (int, float)
 
 
 def _encode_cbor(value: Any, envelope: Envelope | None) -> bytes:

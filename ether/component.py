@@ -270,6 +270,8 @@ def _read_result(function: Any, hints: Mapping[str, Any]) -> tuple[TypeAdapter[A
 
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     """Return a validator, or None for an annotation that pydantic cannot read."""
+    if typing.is_typeddict(annotation):
+        annotation = _readable(annotation)
     if is_typeddict(annotation) or is_dataclass(annotation) or _is_model(annotation):
         arguments: dict[str, Any] = {}
     else:
@@ -278,6 +280,20 @@ def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
         return TypeAdapter(annotation, **arguments)
     except _UNBUILDABLE:
         return None
+
+
+def _readable(annotation: Any) -> Any:
+    """Return a TypedDict of `typing` as one that pydantic reads before Python 3.12 too."""
+    if annotation.__module__ == "typing_extensions" or sys.version_info >= (3, 12):
+        return annotation
+    required = annotation.__required_keys__
+    hints = typing.get_type_hints(annotation, include_extras=True)
+    plain = {
+        name: get_args(hint)[0] if get_origin(hint) in (typing.Required, NotRequired) else hint
+        for name, hint in hints.items()
+    }
+    fields = {name: hint if name in required else NotRequired[hint] for name, hint in plain.items()}
+    return TypedDict(annotation.__name__, fields)  # type: ignore[operator]  # built at run time
 
 
 def _is_model(annotation: Any) -> bool:

@@ -346,7 +346,12 @@ class Host:
         instance.init()
         if self.started:
             instance.start()
-        thread = threading.Thread(target=instance.run, name=f"instance {name}", daemon=True)
+
+        def live() -> None:
+            instance.run()
+            instance.close({})
+
+        thread = threading.Thread(target=live, name=f"instance {name}", daemon=True)
         thread.start()
         self._by_hand[name] = (instance, thread)
 
@@ -454,9 +459,8 @@ class Host:
                     self._problems.append(f"{name} did not finish within {budget:g} s")
         for name in names:
             if name in self._by_hand:
-                instance, thread = self._by_hand.pop(name)
-                thread.join(2.0)
-                instance.close({})
+                self._by_hand.pop(name)[1].join(2.0)
+                self._endings[name] = "stopped"
 
     def _stop_recorder(self) -> None:
         child = self._supervisor.children.get("recorder")

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _ALERT_HOLDS_S = 1.0
 _REPLIES_KEPT = 256
 _PLAIN_RESULTS = frozenset({type(None), dict, list, tuple, str, bytes, int, float, bool})
+_FAILURES = (Exception, SystemExit, asyncio.CancelledError)
+"""What user code may raise without ending its instance."""
 
 
 @dataclass(slots=True)
@@ -253,7 +255,7 @@ class Instance:
             self.emit(method, next(items))
         except StopIteration:
             self._sources.remove(source)
-        except Exception as exc:  # noqa: BLE001 - the user's code; reported
+        except _FAILURES as exc:
             self._sources.remove(source)
             self._report(method, exc)
 
@@ -282,15 +284,23 @@ class Instance:
             result = self._plain[method.name]()
             if inspect.iscoroutine(result):
                 result = asyncio.run(result)
-            if inspect.isgenerator(result):
+            if isinstance(result, AsyncIterator):
+                asyncio.run(self._emit_each(method, result))
+            elif inspect.isgenerator(result):
                 for item in result:
                     self.emit(method, item)
                     if self._stop_by is not None:
                         result.close()
             elif method.outputs:
                 self.emit(method, result)
-        except Exception as exc:  # noqa: BLE001 - the user's code; reported
+        except _FAILURES as exc:
             self._report(method, exc)
+
+    async def _emit_each(self, method: Method, items: AsyncIterator[Any]) -> None:
+        async for item in items:
+            self.emit(method, item)
+            if self._stop_by is not None:
+                break
 
     def _run_hooks(self, verb: str) -> bool:
         ok = True
@@ -400,7 +410,7 @@ class Instance:
                 self._reject(message, exc)
                 continue
             for args, kwargs in calls:
-                self._invoke(method, args, kwargs)
+                self._invoke(method, args, kwargs, message)
         self.member.counts["handled"] += 1
 
     def _handlers_of(self, topic: str) -> list[Method]:
@@ -429,16 +439,12 @@ class Instance:
 
     def _reject(self, message: Message, exc: PayloadError) -> None:
         self.member.counts["rejected"] += 1
-        try:
-            envelope = codecs.envelope_of(message.payload)
-        except PayloadError:
-            envelope = None
-        sender = "a client that does not say its name" if envelope is None else f"{envelope.by}, number {envelope.n}"
-        logger.warning("%s: message on %r from %s rejected: %s", self.name, message.topic, sender, exc)
+        logger.warning("%s: %s rejected: %s", self.name, _described(message), exc)
 
     def _invoke(
-        self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], as_source: bool = False
-    ) -> bool:
+        self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], message: Message | None = None,
+        as_source: bool = False,
+    ) -> bool:  # fmt: skip
         """Run a method and publish its result; False if it failed, which is reported."""
         try:
             result = self._settle(self._plain[method.name](*args, **kwargs))
@@ -450,8 +456,8 @@ class Instance:
                 else:
                     for item in result:
                         self.emit(method, item)
-        except Exception as exc:  # noqa: BLE001 - the user's code; reported
-            self._report(method, exc)
+        except _FAILURES as exc:
+            self._report(method, exc, message)
             return False
         if self._failing:
             self._recovered(method)
@@ -482,18 +488,20 @@ class Instance:
             except StopAsyncIteration:
                 return
 
-    def _report(self, method: Method, exc: Exception) -> None:
+    def _report(self, method: Method, exc: BaseException, message: Message | None = None) -> None:
         self.member.counts["failed"] += 1
         self._failing.add(method.name)
         first = not self.member.state == State.ALERT or clock.monotonic() - self._failed_at > _ALERT_HOLDS_S
         self._failed_at = clock.monotonic()
+        what = f"{method.label} raised {type(exc).__name__}: {exc}"
+        where = f" (at a {_described(message)})" if message is not None else ""
         if isinstance(exc, FieldError):
-            logger.error("%s: %s", self.name, exc)
+            logger.error("%s: %s%s", self.name, exc, where)
         else:
-            logger.error("%s: %s raised %s: %s", self.name, method.label, type(exc).__name__, exc, exc_info=exc)
+            logger.error("%s: %s%s", self.name, what, where, exc_info=exc)
         if first:
             trace = "".join(traceback.format_exception(exc))
-            self.member.set_status(State.ALERT, f"{method.label} raised {type(exc).__name__}: {exc}\n{trace}")
+            self.member.set_status(State.ALERT, f"{what}{where}\n{trace}")
 
     def _recovered(self, method: Method | None) -> None:
         """The method works again (or has not failed for long): once all do, and the alert could be seen, say ready."""
@@ -547,7 +555,7 @@ class Instance:
             elif method.outputs:
                 self.emit(method, result)
             return codecs.encode({"id": call_id, "status": "success", "result": result})
-        except Exception as exc:  # noqa: BLE001 - the user's code; the caller is told
+        except _FAILURES as exc:  # the caller is told
             logger.warning("%s: call of %s failed: %s: %s", self.name, method_name, type(exc).__name__, exc)
             error = {"error": str(exc), "type": type(exc).__name__, "traceback": traceback.format_exc()}
             return codecs.encode({"id": call_id, "status": "error", **error})
@@ -588,6 +596,7 @@ class Instance:
         if not batch.times:
             batch.since = clock.monotonic()
             batch.fields = {name: [] for name in fields}
+            self._put(lambda: None)  # whoever waits for work learns when the batch is due
         for name, item in fields.items():
             batch.fields[name].append(item)
         batch.times.append(clock.now())
@@ -647,8 +656,14 @@ class Instance:
         """Let calls by hand publish: on this object, where it has a place for attributes; its class stays as it is."""
         try:
             own = vars(self.target)
-        except TypeError:
-            return  # slots, or written in C: calls by hand stay plain
+        except TypeError:  # slots, or written in C: calls by hand stay plain
+            for method in self.component.methods.values():
+                if method.outputs and not (method.inputs or method.hooks or method.call or method.outputs[0].every):
+                    logger.warning(
+                        "%s: nothing triggers %s, and calls by hand do not publish, as objects of this class take no "
+                        "attributes; drop its slots", self.name, method.label,
+                    )  # fmt: skip
+            return
         for name, method in self.component.methods.items():
             if method.outputs and isinstance(own, dict):
                 own[name] = _Published(self, method, self._plain[name])
@@ -667,6 +682,16 @@ class Instance:
             subscribes=self.component.subscribes(),
             calls=self.component.calls(),
         )
+
+
+def _described(message: Message) -> str:
+    """Return topic and publisher of a message, for people."""
+    try:
+        envelope = codecs.envelope_of(message.payload)
+    except PayloadError:
+        envelope = None
+    sender = "a client that does not say its name" if envelope is None else f"{envelope.by}, number {envelope.n}"
+    return f"message on {message.topic!r} from {sender}"
 
 
 def _is_async(function: Any) -> bool:

@@ -163,13 +163,14 @@ class Member:
     def _receive(self, message: Message, receipt: Receipt | None) -> None:
         if message.topic == self._status_topic:
             status = read_status(message.payload)
-            # Rule 4: an old will that arrives late must not stand as our state.
-            if status is not None and status.boot != self.boot and status.state is State.LOST and not self._closed.is_set():
-                logger.info("%s: an old last will overwrote the status; announcing it again", self.name)
+            # Rule 4: an old will that arrives late must not stand as our state, nor what is no status.
+            stale = status is None or (status.boot != self.boot and status.state is State.LOST)
+            if stale and not self._closed.is_set():
+                logger.info("%s: an old last will or a stranger overwrote the status; announcing it again", self.name)
                 self._announce_status()
             if receipt is not None and self.connection.manual_ack:
                 self.connection.acknowledge([receipt])
-            return
+                return
         self.on_message(message, receipt)
 
     def _beat(self) -> None:

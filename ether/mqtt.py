@@ -22,7 +22,7 @@ from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from ether import clock, topics
-from ether.errors import BrokerError
+from ether.errors import BrokerError, PayloadError
 from ether.model import Message
 
 __all__ = ["Address", "Connection", "Receipt", "Tls"]
@@ -35,7 +35,8 @@ _BACKOFF_S = (0.1, 5.0)
 _READ_AHEAD = 256 * 1024
 _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
-_DISCONNECT = 0xE0
+_PUBLISH, _DUP, _DISCONNECT = 0x30, 0x08, 0xE0
+_MAX_PAYLOAD = 268_435_455 - 65_539
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,17 @@ class Receipt(NamedTuple):
     generation: int
 
 
+def _packet(head: int, body: bytes, payload: bytes) -> bytes:
+    """Return an MQTT packet: first byte, remaining length, variable header, payload."""
+    left = len(body) + len(payload)
+    size = bytearray()
+    while True:
+        left, digit = left >> 7, left & 0x7F
+        size.append(digit | 0x80 if left else digit)
+        if not left:
+            return b"".join((bytes([head]), size, body, payload))
+
+
 class _ReadAhead:
     """A socket that reads in large pieces, so that paho's three reads a packet cost no system calls."""
 
@@ -118,21 +130,61 @@ class _ReadAhead:
 class _Client(Client):
     """paho's client with read-ahead, direct writes and a hook where an acknowledgement has come.
 
-    Private members of paho 2.2 used: `_create_socket`, `_packet_queue`, `_packet_write`, `_handle_pubackcomp`,
-    `_out_packet`, `_out_messages`, `_reset_sockets`, and `_thread`.
+    Private members of paho 2.2 used: `_create_socket`, `_packet_queue`, `_packet_write`, `_handle_publish`,
+    `_handle_pubackcomp`, `_send_puback`, `_mid_generate`, `_in_packet`, `_out_packet`, `_out_messages`,
+    `_manual_ack`, `_reset_sockets`, `_sockpairW` and `_thread`.
     """
 
     held = False
     network: threading.Thread | None = None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, deliver: Callable[[str, bytes, int, bool, bool, int], None], **options: Any) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, **options)
         self.writing = threading.RLock()
         self.acknowledged = threading.Condition()
+        """Notified, while somebody waits, when a message has been acknowledged."""
+        self.waiting = 0
+        self._deliver = deliver
+        self._sending = threading.RLock()
+        self._up = False
+        self._in_flight: dict[int, bytes] = {}
 
     @property
     def unacknowledged(self) -> int:
-        return len(self._out_messages)
+        return len(self._in_flight) + len(self._out_messages)
+
+    def send(self, topic: bytes, payload: bytes, qos: int, retain: bool) -> bool:
+        """Send one message of QoS 0 or 1; False for one of QoS 0 that has no connection to go on.
+
+        QoS 1 is ours, not paho's: it is kept until acknowledged, once per connection on its way, and sent again, in
+        order and marked as a duplicate, after a reconnect.
+        """
+        body = len(topic).to_bytes(2, "big") + topic
+        with self._sending:
+            if not qos:
+                if self._up:
+                    self._packet_queue(_PUBLISH, _packet(_PUBLISH | retain, body, payload), 0, 1)
+                return self._up
+            packet_id = self._mid_generate()
+            while packet_id in self._in_flight:
+                packet_id = self._mid_generate()
+            packet = _packet(_PUBLISH | 2 | retain, body + packet_id.to_bytes(2, "big"), payload)
+            self._in_flight[packet_id] = packet
+            if self._up:
+                self._packet_queue(_PUBLISH, packet, packet_id, 1)
+            return True
+
+    def resume(self) -> None:
+        """A connection stands: send again what the last one left unacknowledged."""
+        with self._sending:
+            self._up = True
+            for packet_id, packet in self._in_flight.items():
+                self._packet_queue(_PUBLISH, bytes([packet[0] | _DUP]) + packet[1:], packet_id, 1)
+
+    def suspend(self) -> None:
+        """The connection has ended: keep what is sent from now on."""
+        with self._sending:
+            self._up = False
 
     @property
     def unwritten(self) -> int:
@@ -151,7 +203,10 @@ class _Client(Client):
 
     def _packet_queue(self, command: int, packet: Any, mid: int, qos: int, info: Any = None) -> MQTTErrorCode:
         if command & 0xF0 == _DISCONNECT:
-            return super()._packet_queue(command, packet, mid, qos, info)
+            try:
+                return super()._packet_queue(command, packet, mid, qos, info)
+            except OSError:  # the network thread has sent it already, and is gone with its socket pair
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
         idle = not self._out_packet
         self._out_packet.append(
             {
@@ -161,7 +216,7 @@ class _Client(Client):
         )  # fmt: skip
         if self.held or threading.current_thread() is self.network:
             pass  # written by whoever holds, or at the end of the network thread's round
-        elif len(self._out_messages) <= _DIRECT:
+        elif len(self._in_flight) <= _DIRECT:
             self.write_now()
         elif idle:  # a burst: the network thread joins packets into few writes
             self._wake()
@@ -215,10 +270,31 @@ class _Client(Client):
             return rc
 
     def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
-        rc = super()._handle_pubackcomp(cmd)
-        with self.acknowledged:
-            self.acknowledged.notify_all()
+        rc = MQTTErrorCode.MQTT_ERR_SUCCESS
+        if self._in_flight.pop(int.from_bytes(self._in_packet["packet"][:2], "big"), None) is None:
+            rc = super()._handle_pubackcomp(cmd)
+        if self.waiting:
+            with self.acknowledged:
+                self.acknowledged.notify_all()
         return rc
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        """Deliver QoS 0 and 1 without paho's detours; QoS 2 is paho's."""
+        head, content = self._in_packet["command"], bytes(self._in_packet["packet"])
+        qos = head >> 1 & 3
+        if qos == 2:
+            return super()._handle_publish()
+        end = 2 + int.from_bytes(content[:2], "big")
+        packet_id = int.from_bytes(content[end : end + 2], "big") if qos else 0
+        try:
+            topic = content[2:end].decode()
+        except UnicodeDecodeError:
+            logger.warning("a message on a topic that is no UTF-8 was dropped: %r", content[2:end])
+        else:
+            self._deliver(topic, content[end + 2 :] if qos else content[end:], qos, bool(head & 1), bool(head & _DUP), packet_id)
+            if self._manual_ack:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return self._send_puback(packet_id) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 class Connection:
@@ -272,7 +348,7 @@ class Connection:
 
     def _make_client(self, persistent: bool, tls: Tls | None) -> _Client:
         client = _Client(
-            CallbackAPIVersion.VERSION2,
+            self._delivered,
             client_id=self.client_id,
             clean_session=not persistent,
             protocol=MQTTProtocolVersion.MQTTv311,
@@ -283,7 +359,7 @@ class Connection:
         client.connect_timeout = 5.0
         client.on_connect = self._guarded(self._connected)
         client.on_disconnect = self._guarded(self._disconnected)
-        client.on_message = self._guarded(self._received)
+        client.on_message = self._guarded(self._received)  # QoS 2 only
         client.on_subscribe = self._guarded(self._subscribed)
         client.on_unsubscribe = self._guarded(self._unsubscribed)
         client.on_socket_open = lambda _client, _userdata, sock: _no_delay(sock)
@@ -375,28 +451,38 @@ class Connection:
 
         Raises:
             BrokerError: the connection is closed for good.
+            PayloadError: larger than MQTT allows.
         """
-        if qos and self._client.unacknowledged >= _WINDOW and threading.current_thread() is not self._thread:
+        client = self._client
+        if qos and client.unacknowledged >= _WINDOW and threading.current_thread() is not self._thread:
             self._wait_for_room()
         if self._closing.is_set():
             raise BrokerError(f"{self.client_id}: the connection to {self.address} is closed; {topic!r} was not sent")
-        rc = self._client.publish(topics.join(self.namespace, topic), payload, qos, retain).rc
-        if rc == MQTTErrorCode.MQTT_ERR_SUCCESS or (qos and rc == MQTTErrorCode.MQTT_ERR_NO_CONN):
-            return True
-        if rc == MQTTErrorCode.MQTT_ERR_NO_CONN:
-            return False
-        raise BrokerError(f"{self.client_id}: could not send to {topic!r}: {rc.name}")
+        full_topic = topics.join(self.namespace, topic)
+        if len(payload) > _MAX_PAYLOAD:
+            raise PayloadError(f"{topic!r}: {len(payload)} bytes; MQTT carries {_MAX_PAYLOAD} at most, so send it in parts")
+        if qos < 2:
+            return client.send(full_topic.encode(), payload, qos, retain)
+        rc = client.publish(full_topic, payload, qos, retain).rc
+        if rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
+            raise BrokerError(f"{self.client_id}: could not send to {topic!r}: {rc.name}")
+        return True
 
     def _wait_for_room(self) -> None:
         started = clock.monotonic()
         warned = 0.0
+        while self._client.unacknowledged >= _WINDOW and not self._closing.is_set():
+            self._wait_for_acknowledgement(0.5)
+            waited = clock.monotonic() - started
+            if waited > warned + 10.0:
+                warned = waited
+                logger.warning("%s: waiting %.0f s for the broker to acknowledge", self.client_id, waited)
+
+    def _wait_for_acknowledgement(self, timeout: float) -> None:
         with self._client.acknowledged:
-            while self._client.unacknowledged >= _WINDOW and not self._closing.is_set():
-                self._client.acknowledged.wait(0.5)
-                waited = clock.monotonic() - started
-                if waited > warned + 10.0:
-                    warned = waited
-                    logger.warning("%s: waiting %.0f s for the broker to acknowledge", self.client_id, waited)
+            self._client.waiting += 1
+            self._client.acknowledged.wait(timeout)
+            self._client.waiting -= 1
 
     def acknowledge(self, receipts: Iterable[Receipt]) -> None:
         """Acknowledge messages, in one write; a receipt of an earlier connection is ignored, as MQTT demands."""
@@ -414,12 +500,11 @@ class Connection:
     def flush(self, timeout: float) -> bool:
         """Wait until the broker has confirmed all QoS 1 messages and taken the others; False when `timeout` ended it."""
         deadline = clock.monotonic() + timeout
-        with self._client.acknowledged:
-            while self._client.unacknowledged or self._client.unwritten:
-                left = deadline - clock.monotonic()
-                if left <= 0:
-                    return False
-                self._client.acknowledged.wait(min(left, 0.05))
+        while self._client.unacknowledged or self._client.unwritten:
+            left = deadline - clock.monotonic()
+            if left <= 0:
+                return False
+            self._wait_for_acknowledgement(min(left, 0.02))
         return True
 
     def close(self, timeout: float = 5.0) -> bool:
@@ -452,6 +537,7 @@ class Connection:
         self._client.close_wakeup()
 
     def _lost(self, reason: str) -> None:
+        self._client.suspend()
         self._up.clear()
         with self._granting:
             granted = list(self._granted.values())
@@ -483,6 +569,7 @@ class Connection:
             self._client.subscribe(
                 [(topics.join(self.namespace, topic_filter), qos) for topic_filter, qos in self._filters.items()]
             )
+        self._client.resume()
         try:
             self.on_up(bool(flags.session_present))
         finally:
@@ -510,10 +597,16 @@ class Connection:
             event.set()
 
     def _received(self, message: MQTTMessage) -> None:
-        topic = topics.strip(self.namespace, message.topic)
-        receipt = Receipt(message.mid, message.qos, self._generation) if message.qos else None
-        # bytes(): paho hands over a bytearray, which is neither hashable nor safe to keep
-        self.on_message(Message(topic, bytes(message.payload), message.qos, message.retain, message.dup), receipt)
+        self._delivered(
+            message.topic, bytes(message.payload), message.qos, message.retain, message.dup, message.mid
+        )
+
+    def _delivered(self, topic: str, payload: bytes, qos: int, retain: bool, dup: bool, packet_id: int) -> None:
+        receipt = Receipt(packet_id, qos, self._generation) if qos else None
+        try:
+            self.on_message(Message(topics.strip(self.namespace, topic), payload, qos, retain, dup), receipt)
+        except Exception:
+            logger.exception("%s: an error in the callback for a message on %r", self.client_id, topic)
 
 
 def _no_delay(sock: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import gc
 import ipaddress
 import logging
@@ -85,7 +86,8 @@ async def _run(arguments: argparse.Namespace) -> int:
     try:
         await broker.start()
     except OSError as exc:
-        print(f"ether_broker: cannot listen on {host}:{port}: {exc.strerror or exc}", file=sys.stderr)
+        reason = "the address is in use already" if exc.errno == errno.EADDRINUSE else exc
+        print(f"ether_broker: cannot listen on {host}:{port}: {reason}", file=sys.stderr)
         return 4
     if not _loopback(host):
         logger.warning(

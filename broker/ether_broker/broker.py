@@ -26,7 +26,7 @@ from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped
 from . import packets, sys_topics
 from .connection import Connection
 from .limits import Limits
-from .matching import Route, Subscriptions, matches, split_shared, valid_filter
+from .matching import Route, Subscriptions, kept_for, matches, split_shared, valid_filter
 from .packets import MalformedPacket, Message, UnacceptableProtocol
 from .sessions import Counters, Session
 from .store import Store
@@ -80,7 +80,9 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         self.held: set[Connection] = set()
         """Publishers that are not read, because a queue they fill is full."""
         self._dirty: list[Connection] = []
-        self._flush_due = False
+        self.flush_due = False
+        """Somebody will call `_flush` in this turn or the next."""
+        self._ready = getattr(self.loop, "_ready", (None,))
         self._disk_fails = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._sys_sent: dict[str, str] = {}
@@ -90,7 +92,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             for topic_filter, qos in session.subscriptions.items():
                 self.filters.add(topic_filter, session, qos)
 
-    # -- start and stop ----------------------------------------------------------------------------------------------
+    # -- start and stop --
 
     async def start(self) -> None:
         """Listen. amqtt's own start would begin its broadcast loop and print a traceback for a busy port.
@@ -153,7 +155,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         await self.plugins_manager.close()
         self.transitions.stopping_success()
 
-    # -- clients come and go -----------------------------------------------------------------------------------------
+    # -- clients come and go --
 
     def opened(self, connection: Connection) -> None:
         """A socket was accepted; it has `connect_timeout_s` to say CONNECT."""
@@ -266,7 +268,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             session.store.session(session)  # type: ignore[union-attr]
             self._flush_soon()
 
-    # -- publish and subscribe ---------------------------------------------------------------------------------------
+    # -- publish and subscribe --
 
     def find_route(self, prefix: bytes) -> Route:
         """The subscribers of a topic not met since the last change of subscriptions.
@@ -303,8 +305,8 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             self._retain(message)
         targets = route.targets if not route.groups else self._targets(route)
         published_qos = message.qos
-        if published_qos and route.durable and self.store is not None:
-            kept = [(s.number, min(qos, published_qos)) for s, qos in targets if s.durable and qos]
+        if published_qos and self.store is not None:
+            kept = kept_for(targets, published_qos) if route.groups else route.kept[published_qos]
             if kept:
                 self.store.message(message, kept)
         for session, granted in targets:
@@ -380,25 +382,34 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         self._keep_session(session)
         connection.send(b"\xb0\x02" + packet_id.to_bytes(2, "big"))
 
-    # -- once per turn of the loop -----------------------------------------------------------------------------------
+    # -- once per turn of the loop --
 
     def schedule(self, connection: Connection) -> None:
         """Flush `connection` at the end of this turn."""
         self._dirty.append(connection)
-        if not self._flush_due:
-            self._flush_due = True
-            self.loop.call_soon(self._flush)
+        self._flush_soon()
 
     def _flush_soon(self) -> None:
-        if not self._flush_due:
-            self._flush_due = True
+        if not self.flush_due:
+            self.flush_due = True
             self.loop.call_soon(self._flush)
+
+    def input_handled(self) -> None:
+        """One client's input is dealt with: flush now if no other socket waits in this turn, else after the others.
+
+        A turn of the loop costs more than a small message does; asyncio's `_ready` says whether one is coming. A loop
+        without it flushes a turn later.
+        """
+        if self._ready:
+            self.loop.call_soon(self._flush)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         """One commit for all, then one write per client: what a client reads is always in the store already."""
-        self._flush_due = False
+        self.flush_due = False
         if not self.commit():
-            self._flush_due = True
+            self.flush_due = True
             self.loop.call_later(1.0, self._flush)
             return
         dirty, self._dirty = self._dirty, []
@@ -425,7 +436,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
                 connection.unhold(self)
         return True
 
-    # -- twice a second ----------------------------------------------------------------------------------------------
+    # -- twice a second --
 
     async def _watch(self) -> None:
         ticks, sys_due, held_since = 0, 0.0, set[Connection]()
@@ -443,8 +454,17 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             if now >= sys_due:
                 sys_due = now + self.limits.sys_interval_s
                 self._publish_sys()
-            if self.store is not None and ticks % 2 == 0:
-                await self.loop.run_in_executor(None, self.store.sync)
+            if ticks % 2 == 0:
+                await self._sync_store()
+
+    async def _sync_store(self) -> None:
+        if self.store is None or not self.commit():
+            return
+        self.store.drop_unwanted()
+        try:
+            await self.loop.run_in_executor(None, self.store.sync)
+        except OSError as exc:
+            logger.error("the disk has not confirmed what was written; a power cut may lose it: %s", exc)
 
     def _close_silent(self, now: float) -> None:
         """Keepalive (3.1.2.10, one and a half times) and the time allowed for CONNECT."""

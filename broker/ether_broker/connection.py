@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self._paused = False
         self._holders: set[object] = set()
 
-    # -- what asyncio calls ------------------------------------------------------------------------------------------
+    # -- what asyncio calls --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A socket was accepted. asyncio has set TCP_NODELAY on it."""
@@ -107,15 +107,22 @@ class Connection(asyncio.Protocol):
         if self.waiting_auth:
             self._parts.append(data)
             return
-        if self.closed:
-            return
+        if not self.closed:
+            self._handle_or_close(data)
+
+    # -- input --
+
+    def _handle_or_close(self, data: bytes) -> None:
+        broker = self.broker
+        flush_due, broker.flush_due = broker.flush_due, True
         try:
             self._handle(data)
         except MalformedPacket as exc:
             logger.warning("%s: %s; connection closed", self.name, exc)
             self.close()
-
-    # -- input -------------------------------------------------------------------------------------------------------
+        finally:
+            if not flush_due:
+                broker.input_handled()
 
     def _handle(self, data: bytes) -> None:
         at, end = 0, len(data)
@@ -251,16 +258,10 @@ class Connection(asyncio.Protocol):
         self.waiting_auth = False
         if self._parts and not self.closed:
             parts, self._parts = self._parts, []
-            self._transport_resume()
-            try:
-                self._handle(b"".join(parts))
-            except MalformedPacket as exc:
-                logger.warning("%s: %s; connection closed", self.name, exc)
-                self.close()
-        else:
-            self._transport_resume()
+            self._handle_or_close(b"".join(parts))
+        self._transport_resume()
 
-    # -- holding a publisher back ------------------------------------------------------------------------------------
+    # -- holding a publisher back --
 
     def hold(self, holder: object) -> None:
         """Read no more from this client until `unhold`, or until the broker's slice timer lets one chunk through."""
@@ -297,7 +298,7 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.pause_reading()
 
-    # -- output ------------------------------------------------------------------------------------------------------
+    # -- output --
 
     def send(self, packet: bytes) -> None:
         """Queue one small packet for the end of this turn."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .sessions import Session
 
-__all__ = ["Group", "Route", "Subscriptions", "matches", "split_shared", "valid_filter"]
+__all__ = ["Group", "Route", "Subscriptions", "kept_for", "matches", "split_shared", "valid_filter"]
+
+
+def kept_for(targets: Iterable[tuple[Session, int]], published_qos: int) -> tuple[tuple[int, int], ...]:
+    """(session number, QoS) of those targets that must find the message again after a crash."""
+    return tuple((s.number, min(qos, published_qos)) for s, qos in targets if s.durable and qos)
 
 
 class Group:
@@ -38,7 +43,7 @@ class Group:
 class Route:
     """Where messages of one topic go."""
 
-    __slots__ = ("durable", "groups", "ignored", "targets")
+    __slots__ = ("groups", "ignored", "kept", "targets")
 
     def __init__(self, targets: list[tuple[Session, int]], groups: list[Group], ignored: bool = False) -> None:
         self.targets = targets
@@ -46,8 +51,8 @@ class Route:
         self.groups = groups
         self.ignored = ignored
         """The topic belongs to the broker: accept what clients publish to it and do nothing."""
-        self.durable = bool(groups) or any(session.durable and qos for session, qos in targets)
-        """Some target may have to find its QoS 1 and 2 messages again after a crash."""
+        self.kept = ((), kept_for(targets, 1), kept_for(targets, 2))
+        """Published QoS → what `Store.message` is told, shared groups aside."""
 
 
 class _Node:

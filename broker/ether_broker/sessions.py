@@ -136,9 +136,8 @@ class Session:
             and len(self.inflight) < limits.inflight_messages
             and self.inflight_bytes < limits.inflight_bytes
         ):
-            if not self.queue:
-                self._unspill()
-                continue
+            if not self.queue and not self._unspill():
+                break
             message, qos, retain = self.queue.popleft()
             self.queue_bytes -= len(message.payload) + _ENTRY_BYTES
             self._send(connection, message, qos, retain)
@@ -146,15 +145,20 @@ class Session:
         if self.held and self.queue_bytes < limits.queue_bytes // 2:
             self.release_publishers()
 
-    def _unspill(self) -> None:
-        """Bring the next few spilled messages back into the queue."""
+    def _unspill(self) -> bool:
+        """Bring the next few spilled messages back into the queue; False if there is none to be had now."""
         assert self.store is not None
         budget = min(self.limits.queue_bytes, 1024 * 1024)
-        while self.spilled and self.queue_bytes < budget and len(self.queue) < 1000:
-            found = self.store.read(self.spilled.popleft(), self.number)
-            if found is not None:  # None: its bytes went bad on disk; the store has said so
-                self.queue.append(found)
-                self.queue_bytes += len(found[0].payload) + _ENTRY_BYTES
+        try:
+            while self.spilled and self.queue_bytes < budget and len(self.queue) < 1000:
+                found = self.store.read(self.spilled[0], self.number)
+                self.spilled.popleft()
+                if found is not None:  # None: its bytes went bad on disk; the store has said so
+                    self.queue.append(found)
+                    self.queue_bytes += len(found[0].payload) + _ENTRY_BYTES
+        except OSError:
+            return bool(self.queue)  # the disk is full; the broker says so, and comes back when it is not
+        return bool(self.queue)
 
     def release_publishers(self) -> None:
         """Let the publishers go that were held back for this session."""

@@ -17,8 +17,8 @@ import struct
 import sys
 import time
 import zlib
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -79,14 +79,16 @@ class Store:
         self._buffer: list[bytes] = []
         self._events: list[bytes] = []
         self._unwritten = b""
-        self._live: Counter[int] = Counter()
+        self._live: dict[int, int] = defaultdict(int)
         """Segment → how many deliveries and retained messages in it are still wanted."""
-        self._ever: Counter[int] = Counter()
+        self._ever: dict[int, int] = defaultdict(int)
         """Segment → how many were ever written to it."""
         self._sizes: dict[int, int] = {}
         """Segment → bytes, the one being written excepted."""
         self._retired: list[IO[bytes]] = []
         """Segments written to their end, to be synced and closed by `sync`."""
+        self._doomed: list[Path] = []
+        """Segments to be removed by `sync`."""
         self._segment = 0
         self._offset = 0
         self._file: IO[bytes] | None = None
@@ -97,9 +99,10 @@ class Store:
         self._load()
         self._segment = max(self._sizes, default=0)
         self._rotate()
-        self._write()
+        self._clean()
+        self.drop_unwanted()
 
-    # -- recording ---------------------------------------------------------------------------------------------------
+    # -- recording --
 
     def session(self, session: Session) -> None:
         """Remember `session` as it is now: its subscriptions and QoS 2 identifiers."""
@@ -119,21 +122,28 @@ class Store:
             self._unwanted(location)
         self._append(b"X", session.number.to_bytes(4, "big"))
 
-    def message(self, message: Message, targets: list[tuple[int, int]], retain: bool = False) -> None:
+    def message(self, message: Message, targets: Sequence[tuple[int, int]], retain: bool = False) -> None:
         """Keep `message` for (session number, QoS) `targets`; sets its `mid` and `location`."""
         message.mid = self._next_mid
         self._next_mid += 1
         self._append_message(message, targets, retain)
 
-    def _append_message(self, message: Message, targets: list[tuple[int, int]], retain: bool) -> None:
+    def _append_message(self, message: Message, targets: Sequence[tuple[int, int]], retain: bool) -> None:
         prefix, payload = message.prefix, message.payload
         head = _MESSAGE.pack(message.mid, message.qos | retain << 2, len(prefix), len(targets))
         if len(targets) == 1:
             head += _TARGET.pack(*targets[0])
         else:
             head += b"".join([_TARGET.pack(*target) for target in targets])
-        message.location = self._append(b"M", head + prefix, payload)
-        self._wanted(message.location, len(targets))
+        head += prefix
+        # `_append` and `_wanted` by hand: this runs for every message to a stored session.
+        size = len(head) + len(payload)
+        message.location = self._segment << _OFFSET_BITS | self._offset
+        self._offset += _HEADER.size + size
+        head = _HEADER.pack(_MAGIC, b"M", size, zlib.crc32(payload, zlib.crc32(head))) + head
+        self._buffer += (head, payload)
+        self._live[self._segment] += len(targets)
+        self._ever[self._segment] += len(targets)
 
     def retain(self, topic: str, message: Message) -> None:
         """Make `message` the retained one of `topic`; an empty payload clears it."""
@@ -153,7 +163,7 @@ class Store:
     def confirmed(self, number: int, message: Message, packet_id: int, qos: int) -> None:
         """The client has it: PUBACK, or PUBREC (the identifier stays taken until `completed`)."""
         self._events.append(_EVENT.pack(_DONE if qos == 1 else _CONFIRMED, number, message.mid, packet_id))
-        self._unwanted(message.location)
+        self._live[message.location >> _OFFSET_BITS] -= 1
 
     def completed(self, number: int, packet_id: int) -> None:
         """PUBCOMP came."""
@@ -185,7 +195,7 @@ class Store:
     def _unwanted(self, location: int) -> None:
         self._live[location >> _OFFSET_BITS] -= 1
 
-    # -- writing -----------------------------------------------------------------------------------------------------
+    # -- writing --
 
     @property
     def dirty(self) -> bool:
@@ -202,7 +212,6 @@ class Store:
         if self._offset > _SEGMENT_BYTES:
             self._clean()
             self._rotate()
-            self._write()
 
     def _write(self) -> None:
         if self._events:
@@ -218,29 +227,33 @@ class Store:
             self._synced = False
 
     def _rotate(self) -> None:
-        """Begin a new segment with all sessions in it; drop the oldest ones while nothing in them is wanted."""
+        """Begin a new segment with all sessions in it."""
         self._write()
+        new = open(self._path(self._segment + 1), "xb", buffering=0)  # noqa: SIM115  # closed by `sync` or `close`
         if self._file is not None:
             self._retired.append(self._file)
             self._sizes[self._segment] = self._offset
+        self._file = new
         self._segment += 1
         self._offset = 0
-        self._file = open(self._path(self._segment), "xb", buffering=0)  # noqa: SIM115  # closed by `sync` or `close`
         for session in self.sessions.values():
             self.session(session)
-        self._write()  # before the old records of these sessions go
+        self.drop_unwanted()
+
+    def drop_unwanted(self) -> None:
+        """Have `sync` remove the oldest segments, while nothing in them is wanted. Called now and then."""
+        self._write()  # what stands for the old records, before those go
         for segment in sorted(self._sizes):
             if self._live[segment] > 0:
                 break
             self._close_reader(segment)
-            try:
-                self._path(segment).unlink()
-            except PermissionError:  # Windows: `sync` has it open; the next rotation comes by again
-                break
-            del self._sizes[segment], self._live[segment], self._ever[segment]
+            self._doomed.append(self._path(segment))
+            for counts in (self._sizes, self._live, self._ever):
+                counts.pop(segment, None)
 
     def sync(self) -> None:
         """Wait until the disk has what was written. Called from a thread; the loop goes on meanwhile."""
+        doomed, self._doomed = self._doomed, []
         retired, self._retired = self._retired, []
         for file in retired:
             os.fsync(file.fileno())
@@ -248,6 +261,10 @@ class Store:
         if not self._synced and self._file is not None:
             self._synced = True
             os.fsync(self._file.fileno())  # a file that is retired meanwhile stays open until the next sync
+        if doomed:
+            _sync_folder(self._folder)
+        for path in doomed:  # oldest first, and only now that what stands for them is on the disk
+            path.unlink()
 
     def close(self) -> None:
         """Write, sync and release the folder."""
@@ -259,7 +276,7 @@ class Store:
             self._reader[1].close()
         self._lock.close()
 
-    # -- making room -------------------------------------------------------------------------------------------------
+    # -- making room --
 
     def _clean(self) -> None:
         """While most of the log is waste, append what is wanted of its oldest segment again (`_rotate` drops it)."""
@@ -287,7 +304,7 @@ class Store:
                 self._append_message(message, [(number, entry[1])], entry[2])
                 self.sent(number, message.mid, packet_id)
                 session.inflight[packet_id] = (message, *entry[1:])
-        if session.queue and session.queue[0][0].location >> _OFFSET_BITS == oldest:
+        if any(message.location >> _OFFSET_BITS == oldest for message, _, _ in session.queue):
             queue, session.queue = session.queue, deque()
             for message, qos, retain in queue:
                 if message.location >> _OFFSET_BITS == oldest:
@@ -306,25 +323,31 @@ class Store:
                 locations.append(location)
             session.spilled = locations
 
-    # -- reading -----------------------------------------------------------------------------------------------------
+    # -- reading --
 
     def read(self, location: int, number: int) -> tuple[Message, int, bool] | None:
-        """(message, QoS, retain) that session `number` is to get, or None where the disk has lost it."""
+        """(message, QoS, retain) that session `number` is to get, or None where the disk has lost it.
+
+        Raises:
+            OSError: not now; it is not written yet, and the disk is full.
+        """
         segment, offset = location >> _OFFSET_BITS, location & (1 << _OFFSET_BITS) - 1
         if segment == self._segment:
             self._write()
-        file = self._open_reader(segment)
-        file.seek(offset)
-        header = file.read(_HEADER.size)
-        if len(header) == _HEADER.size:
-            magic, kind, size, checksum = _HEADER.unpack(header)
+        try:
+            file = self._open_reader(segment)
+            file.seek(offset)
+            magic, kind, size, checksum = _HEADER.unpack(file.read(_HEADER.size))
             body = file.read(size)
-            if magic == _MAGIC and kind == b"M" and zlib.crc32(body) == checksum:
-                mid, flags, targets, prefix, payload_at = _decode_message(body)
-                message = Message(prefix, body[payload_at:], flags & 3, mid, location)
-                return message, targets.get(number, 1), bool(flags & 4)
-        logger.error("%s: a stored message at %d cannot be read; it is lost", self._path(segment), offset)
-        return None
+            if magic != _MAGIC or kind != b"M" or zlib.crc32(body) != checksum:
+                raise ValueError("the record is damaged")
+        except (OSError, ValueError, struct.error) as exc:
+            logger.error("%s: a stored message at %d is lost: %s", self._path(segment), offset, exc)
+            self._unwanted(location)
+            return None
+        mid, flags, targets, prefix, payload_at = _decode_message(body)
+        message = Message(prefix, body[payload_at:], flags & 3, mid, location)
+        return message, targets.get(number, 1), bool(flags & 4)
 
     def _open_reader(self, segment: int) -> IO[bytes]:
         if self._reader is None or self._reader[0] != segment:
@@ -343,7 +366,7 @@ class Store:
     def _load(self) -> None:
         """Replay all segments, oldest first."""
         stored: dict[int, _Stored] = {}
-        for path in sorted(self._folder.glob("????????.log")):
+        for path in sorted(self._folder.glob("[0-9]" * 8 + ".log")):
             segment = int(path.stem)
             data = path.read_bytes()
             self._sizes[segment] = len(data)
@@ -485,6 +508,16 @@ def _decode_message(body: bytes) -> tuple[int, int, dict[int, int], bytes, int]:
 def _copy(message: Message) -> Message:
     """The same message for one session alone, so that its new location is not taken for another session's."""
     return Message(message.prefix, message.payload, message.qos, message.mid, message.location)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names of new files last; Windows does so by itself."""
+    if sys.platform != "win32":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _lock(path: Path) -> IO[bytes]:

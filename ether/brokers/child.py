@@ -67,19 +67,38 @@ class ChildBroker:
         # A temporary folder is private to us and goes with us; a given one stays, for the next start.
         self.folder = Path(self._folder or tempfile.mkdtemp(prefix="ether-broker-"))
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._given:
-            self.port = free_port(self.host, self.port)
         try:
-            self._start()
+            self._start_at_a_port()
         except BaseException:
             self.__exit__()
             raise
         return self
 
+    def _start_at_a_port(self) -> None:
+        """Start at the given port; without one, at MQTT's or any: whoever takes it after our look makes us look again."""
+        if self._given:
+            self._start()
+            return
+        for wanted in (self.port, 0, 0):
+            self.port = free_port(self.host, wanted)
+            try:
+                self._start()
+            except BrokerError as exc:
+                failure = exc
+                self._end()
+            else:
+                return
+        raise failure
+
     def _start(self) -> None:
         raise NotImplementedError
 
     def __exit__(self, *exc: object) -> None:
+        self._end()
+        if self._folder is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self) -> None:
         if self.process is not None:
             self._signal(signal.SIGTERM)
             try:
@@ -90,8 +109,7 @@ class ChildBroker:
             for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
                 if stream is not None:
                     stream.close()
-        if self._folder is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self.process = None
 
     def _signal(self, number: int) -> None:
         """Signal the broker, and whatever guards it: it leads a process group of its own."""

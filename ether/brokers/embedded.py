@@ -13,6 +13,8 @@ from ether.errors import BrokerError
 __all__ = ["Embedded"]
 
 _PREFIX = "listening "
+_PORT_TAKEN = 4
+"""Its exit code where it cannot listen."""
 
 
 class Embedded(ChildBroker):
@@ -34,5 +36,6 @@ class Embedded(ChildBroker):
         line = self.process.stdout.readline().decode().strip()
         if not line.startswith(_PREFIX):
             code = self.process.wait()
-            raise BrokerError(f"the embedded broker did not start at {self.host}:{self.port} (exit code {code})")
+            why = "the port is taken" if code == _PORT_TAKEN else f"exit code {code}"
+            raise BrokerError(f"the embedded broker did not start at {self.host}:{self.port}: {why}")
         self.port = int(line.rpartition(":")[2])

@@ -1,0 +1,230 @@
+"""`python -m ether_broker` as whoever starts it sees it."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ether.testing.broker_contract import MALFORMED, TIMEOUT_S, Client, Closed, EmbeddedProcess, wire
+
+COMMAND = [sys.executable, "-m", "ether_broker"]
+FUZZ_S = float(os.environ.get("ETHER_TEST_FUZZ_S", "10"))
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[EmbeddedProcess]:
+    process = EmbeddedProcess(tmp_path)
+    process.start()
+    yield process
+    if process.process is not None:
+        process.kill()
+
+
+def test_prints_one_line_and_stops_in_order_on_a_signal() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            client = Client("127.0.0.1", int(line.rpartition(":")[2]))
+            client.connect()
+            asked = time.monotonic()
+            process.send_signal(number)
+            assert client.wait_closed() == []
+            rest = process.stdout.read()
+            client.socket.close()
+
+        assert line.startswith("listening mqtt://127.0.0.1:") and rest == ""
+        assert process.returncode == 0
+        assert time.monotonic() - asked < 2
+
+
+def test_busy_port_is_one_line_and_exit_code_4() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = subprocess.run([*COMMAND, "--listen", address], capture_output=True, text=True, timeout=TIMEOUT_S)
+
+    assert (result.returncode, result.stdout) == (4, "")
+    assert result.stderr.splitlines() == [f"ether_broker: cannot listen on {address}: the address is in use already"]
+
+
+def test_folder_in_use_is_one_line_and_exit_code_5(broker: EmbeddedProcess) -> None:
+    folder = str(broker.folder / "data")
+
+    result = subprocess.run([*COMMAND, "--data", folder], capture_output=True, text=True, timeout=TIMEOUT_S)
+
+    assert (result.returncode, result.stdout) == (5, "")
+    assert result.stderr.splitlines() == [f"ether_broker: {folder} is in use by another broker"]
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", ":1", "127.0.0.1:"])
+def test_bad_address_is_a_usage_error(address: str) -> None:
+    result = subprocess.run([*COMMAND, "--listen", address], capture_output=True, text=True, timeout=TIMEOUT_S)
+
+    assert result.returncode == 2
+    assert "is not HOST:PORT" in result.stderr
+
+
+@pytest.mark.parametrize("clients", [0, 1])
+def test_orphan_stops(clients: int) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*COMMAND, "--parent-pipe"], text=True, **pipes) as process:  # type: ignore[call-overload]
+        port = int(process.stdout.readline().rpartition(":")[2])
+        connected = [Client("127.0.0.1", port) for _ in range(clients)]
+        for each in connected:
+            each.connect()
+
+        process.stdin.close()
+        if connected:
+            assert connected[0].drain() == [], "clients may finish what they do"
+            connected[0].disconnect()
+        process.wait(2)
+
+    assert process.returncode == 0
+
+
+def test_does_not_import_ether() -> None:
+    code = "import sys, ether_broker.__main__, ether_broker.broker; print('ether' in sys.modules)"
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S)
+
+    assert result.stdout == "False\n"
+
+
+def test_unfinished_packets_are_not_delivered_when_it_stops(broker: EmbeddedProcess) -> None:
+    subscriber, publisher = (Client(broker.host, broker.port) for _ in range(2))
+    for each in (subscriber, publisher):
+        each.connect()
+    subscriber.subscribe(("a", 1))
+    publisher.publish("a", bytes(3_000_000))
+    publisher.send(wire.publish("a", bytes(3_000_000))[:2_000_000])
+
+    assert broker.stop() == 0
+
+    found = subscriber.wait_closed()
+    assert [len(m.payload) for m in found] == [3_000_000]
+    assert bytes(subscriber._buffer) == b""
+    for each in (subscriber, publisher):
+        each.socket.close()
+
+
+def test_kill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None:
+    """Ten times: publish until killed, start again; in the end every acknowledged number must be there, in order."""
+    broker, chance = EmbeddedProcess(tmp_path), random.Random(7)
+    acknowledged: list[int] = []
+    number = 0
+    broker.start()
+    recorder = Client(broker.host, broker.port)
+    recorder.connect("recorder", clean=False)
+    recorder.subscribe(("data", 1))
+    recorder.disconnect()
+    for _ in range(10):
+        publisher = Client(broker.host, broker.port)
+        publisher.connect()
+        end = time.monotonic() + chance.uniform(0.0, 0.1)
+        try:
+            while True:
+                batch = list(range(number, number + 50))
+                number += 50
+                publisher.send(*[wire.publish("data", b"%d" % n, 1, n % 65535 + 1) for n in batch])
+                if time.monotonic() > end:
+                    broker.process.kill()  # type: ignore[union-attr]  # it runs
+                for n in batch:
+                    assert publisher.expect(4).packet_id == n % 65535 + 1
+                    acknowledged.append(n)
+        except (Closed, ConnectionError):
+            publisher.socket.close()
+        broker.kill()
+        broker.start()
+
+    recorder = Client(broker.host, broker.port)
+    recorder.connect("recorder", clean=False)
+    session_end = Client(broker.host, broker.port)
+    session_end.connect()
+    session_end.publish("data", b"-1")
+    found: list[int] = []
+    while not found or found[-1] != -1:
+        found += [int(m.payload) for m in recorder.messages(1)]
+
+    assert len(acknowledged) > 100
+    assert found[:-1] == sorted(set(found[:-1]))
+    assert set(acknowledged) <= set(found)
+    for each in (recorder, session_end):
+        each.socket.close()
+    broker.kill()
+
+
+def mutated(chance: random.Random) -> bytes:
+    """A plausible stream of packets, damaged in one of the ways streams get damaged."""
+    packets = [
+        wire.publish(chance.choice(["fuzz/a", "fuzz/ü", "$x"]), chance.randbytes(chance.choice([0, 5, 300])),
+                     chance.randrange(3), chance.randrange(1, 9), retain=chance.random() < 0.3),
+        wire.subscribe((chance.choice(["fuzz/#", "+/a", "$share/g/fuzz/a"]), chance.randrange(3))),
+        wire.unsubscribe("fuzz/#"),
+        *(wire.acknowledge(first, chance.randrange(9)) for first in (0x40, 0x50, 0x62, 0x70)),
+        b"\xc0\x00",
+        chance.choice(list(MALFORMED.values())),
+    ]  # fmt: skip
+    will = ("fuzz/will", b"w", chance.randrange(3), chance.random() < 0.5)
+    first = wire.connect(f"fuzz-{chance.randrange(20)}", clean=chance.random() < 0.5, will=will)
+    stream = bytearray(b"".join([first, *chance.choices(packets, k=chance.randrange(1, 30))]))
+    for _ in range(chance.choice([0, 1, 1, 2, 10])):
+        at = chance.randrange(len(stream))
+        match chance.randrange(4):
+            case 0:
+                stream[at] ^= 1 << chance.randrange(8)
+            case 1:
+                del stream[at : at + chance.randrange(1, 9)]
+                stream = stream or bytearray(b"\0")
+            case 2:
+                stream[at:at] = chance.randbytes(chance.randrange(1, 9))
+            case _:
+                stream[at] = chance.choice([0, 0x7F, 0x80, 0xFF])
+    return bytes(stream)
+
+
+def test_damaged_streams_do_no_harm(broker: EmbeddedProcess) -> None:
+    """Not to the broker, which neither ends, hangs nor grows, and not to others. `ETHER_TEST_FUZZ_S` sets how long."""
+    psutil = pytest.importorskip("psutil")
+    chance = random.Random(int(os.environ.get("ETHER_TEST_FUZZ_SEED", "1")))
+    bystander = Client(broker.host, broker.port)
+    bystander.connect()
+    bystander.subscribe(("by/stander", 1))
+    assert broker.process is not None
+    process = psutil.Process(broker.process.pid)
+    sizes, rounds, end = [], 0, time.monotonic() + FUZZ_S
+    while time.monotonic() < end:
+        rounds += 1
+        attacker = Client(broker.host, broker.port)
+        try:
+            attacker.send(mutated(chance))
+            if chance.random() < 0.5:
+                attacker.abort()
+            else:
+                attacker.socket.shutdown(socket.SHUT_WR)
+                attacker.wait_closed()
+        except OSError:
+            pass  # the broker closed first, as it should
+        attacker.socket.close()
+        if rounds % 100 == 0:
+            bystander.send(wire.publish("by/stander", b"%d" % rounds, 1, 1))
+            packets = sorted((bystander.receive(), bystander.receive()))
+            assert [packets[0].payload, packets[1].kind] == [b"%d" % rounds, 4]
+            bystander.send(wire.acknowledge(0x40, packets[0].packet_id))
+            sizes.append(process.memory_info().rss)
+
+    assert rounds > 100
+    assert process.num_fds() < 40, "sockets leak"
+    # Retained messages, sessions and their queues may legitimately stay; those are some megabytes here.
+    assert sizes[-1] - sizes[0] < 30_000_000
+    log = (broker.folder / "broker.err").read_text()
+    assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
+    bystander.socket.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import errno
 import gc
 import ipaddress
@@ -40,6 +41,7 @@ def main() -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for library in ("amqtt", "transitions", "asyncio"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    _allow_open_files()
     try:
         return asyncio.run(_run(arguments))
     except FolderInUse as exc:
@@ -112,6 +114,18 @@ async def _until_stopped(broker: EtherBroker, stop: asyncio.Event) -> int:
         logger.error("stopping, because of an error of the broker's own", exc_info=failed)
     await broker.shutdown()
     return 1 if failed is not None else 0
+
+
+def _allow_open_files() -> None:
+    """Take all the file descriptors the system lets us have: a usual default of 1,024 is too few for 1,000 clients."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            with contextlib.suppress(OSError, ValueError):  # macOS says no to some; then it stays as it was
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _loopback(host: str) -> bool:

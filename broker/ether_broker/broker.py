@@ -36,7 +36,9 @@ __all__ = ["EtherBroker"]
 logger = logging.getLogger(__name__)
 
 _ROUTES = 20_000
-"""Topics whose subscribers are remembered between messages."""
+"""Topics whose subscribers are remembered between messages, ..."""
+_ROUTE_BYTES = 500
+"""... if they are no longer than this."""
 _BROKERS_OWN = ("$SYS", "$CONTROL", "$share")
 """What clients publish below these is accepted and ignored, as by Mosquitto; amqtt then ignores all that follows."""
 
@@ -229,8 +231,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         self._keep_session(session)
         connection.send(packets.connack(0, present))
         session.resume(connection)
-        connected = sum(client.session is not None for client in self.connections)
-        self.counters.clients_maximum = max(self.counters.clients_maximum, connected)
+        self.counters.clients_maximum = max(self.counters.clients_maximum, len(self.connections))
 
     def lost(self, connection: Connection) -> None:
         """The connection is over, for whatever reason: its will, then the end or the pause of its session."""
@@ -287,7 +288,8 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             route = self.filters.route(topic)
         if len(self.routes) >= _ROUTES:
             self.routes.clear()
-        self.routes[prefix] = route
+        if len(prefix) <= _ROUTE_BYTES:
+            self.routes[prefix] = route
         return route
 
     def publish_at_most_once(self, route: Route, packet: bytes, payload_size: int) -> None:

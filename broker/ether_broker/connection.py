@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parts: list[bytes] = []
         self._missing = 0
-        self._out: list[bytes] = []
+        self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._dirty = False
         self._paused = False
@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
         """The client has caught up."""
         self._paused = False
         self.heard_at = self.broker.loop.time()  # a client that reads is alive, though it may be too busy to ping
+        if self in self._holders:
+            self.unhold(self)
         self._wake()
 
     def data_received(self, data: bytes) -> None:
@@ -158,6 +160,8 @@ class Connection(asyncio.Protocol):
         session = self.session
         if session is not None and (session.queue or session.spilled or session.held):
             session.pump()
+        if self._paused and self._out_bytes > self.broker.limits.write_bytes:
+            self.hold(self)  # it sends without reading our answers; they must not pile up
 
     @staticmethod
     def _long_size(data: bytes, at: int) -> tuple[int, int]:
@@ -194,7 +198,11 @@ class Connection(asyncio.Protocol):
         if first == 0x30:  # as it came, so it goes: no new encoding
             broker.publish_at_most_once(route, data[at:stop], stop - payload_at)
             return
-        payload = data[payload_at:stop]
+        payload: bytes | memoryview
+        if stop - payload_at >= _LARGE and 2 * (stop - payload_at) > len(data):
+            payload = memoryview(data)[payload_at:stop]  # no copy; it keeps little more than itself in memory
+        else:
+            payload = data[payload_at:stop]
         if qos == 0:
             broker.publish(route, Message(prefix, payload, 0), bool(first & 1), self)
             return
@@ -359,7 +367,7 @@ class Connection(asyncio.Protocol):
         self.broker.counters.bytes_sent += self._out_bytes
         self.broker.counters.messages_sent += len(out)
         self._out_bytes = 0
-        small: list[bytes] = []
+        small: list[bytes | memoryview] = []
         for index, packet in enumerate(out):
             if len(packet) < _LARGE:
                 small.append(packet)

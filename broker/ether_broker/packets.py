@@ -73,7 +73,7 @@ class Message:
 
     __slots__ = ("_head1", "_head2", "_packet0", "location", "mid", "payload", "prefix", "qos")
 
-    def __init__(self, prefix: bytes, payload: bytes, qos: int, mid: int = 0, location: int = 0) -> None:
+    def __init__(self, prefix: bytes, payload: bytes | memoryview, qos: int, mid: int = 0, location: int = 0) -> None:
         self.prefix = prefix
         """The topic as it travels: two bytes of length, then UTF-8."""
         self.payload = payload

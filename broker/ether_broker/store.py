@@ -76,7 +76,7 @@ class Store:
         self._lock = _lock(folder / "lock")
         self.sessions: dict[str, Session] = {}
         self.retained: dict[str, Message] = {}
-        self._buffer: list[bytes] = []
+        self._buffer: list[bytes | memoryview] = []
         self._events: list[bytes] = []
         self._unwritten = b""
         self._live: dict[int, int] = defaultdict(int)
@@ -177,7 +177,7 @@ class Store:
         """The client released the identifier (PUBREL)."""
         self._events.append(_EVENT.pack(_RELEASED, number, 0, packet_id))
 
-    def _append(self, kind: bytes, head: bytes, payload: bytes = b"") -> int:
+    def _append(self, kind: bytes, head: bytes, payload: bytes | memoryview = b"") -> int:
         """Add a record; returns its location."""
         checksum = zlib.crc32(payload, zlib.crc32(head))
         size = len(head) + len(payload)

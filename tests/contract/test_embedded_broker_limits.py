@@ -249,6 +249,23 @@ def test_disk_that_refuses_stops_answers_until_it_takes_them(tmp_path: Path, mon
         assert publisher.expect(4).packet_id == 1
 
 
+def test_client_that_reads_no_answers_is_not_read_on() -> None:
+    with running(Limits(write_bytes=50_000, hold_s=0.5)) as (broker, client):
+        deaf, sent = small_window(client()), 0
+        deaf.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        deaf.socket.settimeout(0.4)
+        pings = PINGREQ * 50_000
+
+        with pytest.raises(TimeoutError):
+            while True:
+                sent += deaf.socket.send(pings)
+
+        assert broker.held
+        deaf.socket.settimeout(TIMEOUT_S)
+        for _ in range(sent // 2):
+            deaf.expect(13)
+
+
 def test_idle_clients_cost_little() -> None:
     psutil = pytest.importorskip("psutil")
     with running() as (_, client):

@@ -204,7 +204,8 @@ def test_log_does_not_grow_with_what_is_done(tmp_path: Path, monkeypatch: pytest
         store.sent(quick.number, each.mid, n % 1000 + 1)
         store.confirmed(quick.number, each, n % 1000 + 1, 1)
         store.commit()
-        store.sync()
+        if n % 50 == 0:
+            store.sync()
         largest = max(largest, sum(path.stat().st_size for path in tmp_path.glob("*.log")))
     crash(store)
 

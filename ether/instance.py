@@ -6,7 +6,6 @@ of its own for one added by hand) takes it off: messages, calls, lifecycle verbs
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import os
@@ -19,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ether
 from ether import clock, codecs, topics
@@ -30,14 +29,18 @@ from ether.member import Member
 from ether.model import About, Envelope, Message, State
 from ether.mqtt import Receipt
 
+if TYPE_CHECKING:
+    from ether.loop import Loop
+
 __all__ = ["Instance"]
 
 logger = logging.getLogger(__name__)
 
-_ALERT_HOLDS_S = 1.0
+_ALERT_HOLDS_S = 1.0  # at least, so that people and dashboards see it
+_ALERT_FADES_S = 5.0  # at most, if nothing fails any more
 _REPLIES_KEPT = 256
 _PLAIN_RESULTS = frozenset({type(None), dict, list, tuple, str, bytes, int, float, bool})
-_FAILURES = (Exception, SystemExit, asyncio.CancelledError)
+_ENDS = (KeyboardInterrupt, GeneratorExit)
 """What user code may raise without ending its instance."""
 
 
@@ -121,8 +124,7 @@ class Instance:
         self._failed_at = 0.0
         self._plain = {name: getattr(target, name) for name in component.methods}
         self._shadowed: list[str] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake: asyncio.Event | None = None
+        self._loop: Loop | None = None
         self._shadow()
         member.on_message = self._receive
         member.describe = lambda: {"queued": self._queue.qsize()}
@@ -132,8 +134,7 @@ class Instance:
     def open(self) -> None:
         """Describe and subscribe; returns when the broker has granted it."""
         if any(_is_async(plain) for plain in self._plain.values()):
-            self._loop = asyncio.new_event_loop()
-            self._wake = asyncio.Event()
+            self._loop = _new_loop()
         self.member.set_about(self._describe())
         wanted = self.component.filters()
         for qos in set(wanted.values()):
@@ -191,7 +192,7 @@ class Instance:
             if self._loop is None:
                 return self._queue.get(timeout=wait)
             if self._queue.empty():
-                self._loop.run_until_complete(self._sleep_until_work(wait))
+                self._loop.idle(lambda: not self._queue.empty(), wait)
             return self._queue.get_nowait()
         except queue.Empty:
             return None
@@ -200,26 +201,16 @@ class Instance:
         """Return the seconds until the next sample or batch is due; None for no such thing."""
         due = [timer.due for timer in self._timers] if self._stop_by is None else []
         due += [batch.since + self._batch_age(key) for key, batch in self._batches.items() if batch.times]
-        if self._failing and self._started:
-            due.append(self._failed_at + _ALERT_HOLDS_S)
+        if self._failing:
+            due.append(self._failed_at + _ALERT_FADES_S)
         if not due or min(due) == float("inf"):
             return None
         return max(0.0, min(due) - clock.monotonic())
 
-    async def _sleep_until_work(self, wait: float | None) -> None:
-        assert self._wake is not None
-        self._wake.clear()
-        if not self._queue.empty():
-            return
-        try:
-            await asyncio.wait_for(self._wake.wait(), wait)
-        except TimeoutError:
-            pass
-
     def _put(self, function: Callable[..., None], *arguments: Any) -> None:
         self._queue.put((function, arguments))
-        if self._loop is not None and self._wake is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake.set)
+        if self._loop is not None:
+            self._loop.wake()
 
     def _run_due(self) -> None:
         if self._stop_by is None:
@@ -231,7 +222,7 @@ class Instance:
                 self._advance(source)
         if self._batches:
             self._flush_batches(only_due=True)
-        if self._failing and clock.monotonic() - self._failed_at > _ALERT_HOLDS_S * 5:
+        if self._failing and clock.monotonic() - self._failed_at >= _ALERT_FADES_S:
             self._recovered(None)
 
     def _sample(self, timer: _Timer) -> None:
@@ -255,7 +246,9 @@ class Instance:
             self.emit(method, next(items))
         except StopIteration:
             self._sources.remove(source)
-        except _FAILURES as exc:
+        except _ENDS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
             self._sources.remove(source)
             self._report(method, exc)
 
@@ -283,9 +276,9 @@ class Instance:
         try:
             result = self._plain[method.name]()
             if inspect.iscoroutine(result):
-                result = asyncio.run(result)
+                result = _run_alone(result)
             if isinstance(result, AsyncIterator):
-                asyncio.run(self._emit_each(method, result))
+                _run_alone(self._emit_each(method, result))
             elif inspect.isgenerator(result):
                 for item in result:
                     self.emit(method, item)
@@ -293,7 +286,9 @@ class Instance:
                         result.close()
             elif method.outputs:
                 self.emit(method, result)
-        except _FAILURES as exc:
+        except _ENDS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
             self._report(method, exc)
 
     async def _emit_each(self, method: Method, items: AsyncIterator[Any]) -> None:
@@ -337,12 +332,6 @@ class Instance:
         for name in self._shadowed:
             vars(self.target).pop(name, None)
         if self._loop is not None:
-            tasks = asyncio.all_tasks(self._loop)
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.close()
 
     # --- incoming, in the network thread
@@ -456,7 +445,9 @@ class Instance:
                 else:
                     for item in result:
                         self.emit(method, item)
-        except _FAILURES as exc:
+        except _ENDS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
             self._report(method, exc, message)
             return False
         if self._failing:
@@ -474,12 +465,9 @@ class Instance:
         return result
 
     def _await(self, awaitable: Any) -> Any:
-        async def wait() -> Any:
-            return await awaitable
-
-        if self._loop is None:
-            return asyncio.run(wait())
-        return self._loop.run_until_complete(wait())
+        if self._loop is None:  # no `async def`, and yet something to await
+            self._loop = _new_loop()
+        return self._loop.run(awaitable)
 
     def _pull(self, items: AsyncIterator[Any]) -> Iterator[Any]:
         while True:
@@ -555,7 +543,9 @@ class Instance:
             elif method.outputs:
                 self.emit(method, result)
             return codecs.encode({"id": call_id, "status": "success", "result": result})
-        except _FAILURES as exc:  # the caller is told
+        except _ENDS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
             logger.warning("%s: call of %s failed: %s: %s", self.name, method_name, type(exc).__name__, exc)
             error = {"error": str(exc), "type": type(exc).__name__, "traceback": traceback.format_exc()}
             return codecs.encode({"id": call_id, "status": "error", **error})
@@ -692,6 +682,21 @@ def _described(message: Message) -> str:
         envelope = None
     sender = "a client that does not say its name" if envelope is None else f"{envelope.by}, number {envelope.n}"
     return f"message on {message.topic!r} from {sender}"
+
+
+def _new_loop() -> Loop:
+    from ether.loop import Loop
+
+    return Loop()
+
+
+def _run_alone(awaitable: Any) -> Any:
+    """Return what an awaitable results in, in a loop of its own."""
+    loop = _new_loop()
+    try:
+        return loop.run(awaitable)
+    finally:
+        loop.close()
 
 
 def _is_async(function: Any) -> bool:

@@ -88,6 +88,7 @@ class Ether:
         self._close_guest: Callable[[], None] | None = None
         self._lock = threading.RLock()
         self._runs: list[Run] = []
+        self._scoped: set[str] = set()
         self._run_count = 0
         self._trial_counts: dict[str, int] = {}
         self._later: dict[str, Future[Any]] = {}
@@ -193,8 +194,7 @@ class Ether:
             if self._client is None or (host is None and close_guest is None):
                 return None  # nothing to leave; in an instance's process the session's host ends it
             atexit.unregister(self._at_exit)
-            for run in reversed(self._runs):
-                self._end_run(run, "interrupted")
+            self._leave_runs(everything=host is not None)
             self._client, self._host, self._close_guest = None, None, None
             self._later.clear()
             self._run_count = 0
@@ -406,6 +406,7 @@ class Ether:
     def run(self, name: str, /, **metadata: Any) -> Iterator[RunHandle]:
         """Mark a stretch of the recording; inside another it is a trial. An exception becomes its outcome."""
         handle = self.start_run(name, **metadata)
+        self._scoped.add(handle.id)
         try:
             yield handle
         except BaseException as exc:
@@ -443,6 +444,16 @@ class Ether:
             raise SessionError("no run is on")
         known = {key: client.current_run[key] for key in Run.__dataclass_fields__ if key in client.current_run}
         client.announce_run(replace(Run(**known), stopped=clock.now(), outcome=outcome), None)
+
+    def _leave_runs(self, everything: bool) -> None:
+        """Interrupt the runs that end with this process: those of a ``with``, and at the session's end everybody's."""
+        for run in reversed(self._runs):
+            if everything or run.id in self._scoped:
+                self._end_run(run, "interrupted")
+        self._runs.clear()
+        self._scoped.clear()
+        if everything and self._client is not None and self._client.current_run:
+            self.stop_run("interrupted")
 
     def _end_run(self, run: Run, outcome: str) -> None:
         if run not in self._runs or self._client is None:

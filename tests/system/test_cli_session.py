@@ -20,9 +20,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 COMMAND = [sys.executable, "-W", "error", "-m", "ether.cli"]
-GUESTS_END_THEIR_RUNS = pytest.mark.xfail(
-    strict=True, reason="a run that a guest begins with start_run() is ended when the guest leaves"
-)
 
 
 @dataclass
@@ -211,7 +208,6 @@ def test_annotate_is_noted(running: Bench) -> None:
     assert running.run("annotate", "added glucose", "--tag", "feed", "--at", "11:00", "--value", "ul=50") == "noted\n"
 
 
-@GUESTS_END_THEIR_RUNS
 def test_runs_start_and_stop_from_outside(running: Bench) -> None:
     running.run("run", "start", "growth", "sample=K12")
     (row,) = running.rows("run", "list")
@@ -368,7 +364,6 @@ def test_the_shipped_pipeline_runs_and_is_complete(bench: Bench) -> None:
     assert ", complete, " in said.splitlines()[-1]
 
 
-@GUESTS_END_THEIR_RUNS
 def test_remarks_and_runs_from_the_command_line_are_in_the_recording(bench: Bench) -> None:
     up = bench.start("up", str(ROOT / "configs" / "pipeline.yaml"))
     up.until("ready:")

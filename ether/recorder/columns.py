@@ -736,8 +736,10 @@ def _fill(dtype: np.dtype[Any]) -> float | None:
 
 
 def _exact(values: np.ndarray) -> bool:
-    """Return whether ints survive the way to float and back."""
-    return not len(values) or bool((np.abs(values.astype(_FLOAT)) <= 1 << 53).all())
+    """Return whether numbers survive the way to float and back: floats do, ints up to 2^53."""
+    if values.dtype.kind == "f" or not values.size:
+        return True
+    return bool((values <= 1 << 53).all() and (values >= -(1 << 53)).all())
 
 
 def _suffix(kind: str) -> str:

@@ -139,7 +139,8 @@ class Ingest:
             return
         if reserved.kind == "status":
             self._heard(reserved.name, entry.payload, bool(entry.flags & RETAIN))
-        self._retained[entry.topic] = entry.payload if len(entry.payload) < 65_536 else b""
+        elif reserved.kind in ("about", "run", "session"):
+            self._retained[entry.topic] = entry.payload
 
     # The network thread
 
@@ -275,12 +276,12 @@ class Ingest:
             self._stop_seen = True
         if reserved.kind == "status":
             return self._heard(reserved.name, payload, bool(flags & RETAIN))
-        if flags & RETAIN:
-            if self._retained.get(topic) == payload:
+        if reserved.kind in ("about", "run", "session"):
+            if flags & RETAIN and self._retained.get(topic) == payload:
                 return False
-            self._retained[topic] = payload if len(payload) < 65_536 else b""
-        elif topic in self._retained:
-            self._retained[topic] = payload if len(payload) < 65_536 else b""
+            self._retained[topic] = payload
+        elif flags & RETAIN:
+            return False
         return True
 
     def _heard(self, name: str, payload: bytes, replay: bool) -> bool:

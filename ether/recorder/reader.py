@@ -482,12 +482,16 @@ def layout_topic(group: h5py.Group) -> str:
 def _stream_groups(file: h5py.File) -> list[h5py.Group]:
     found: list[h5py.Group] = []
 
-    def visit(_: str, item: Any) -> None:
-        if isinstance(item, h5py.Group) and "topic" in item.attrs and "time" in item:
-            found.append(item)
+    def visit(group: h5py.Group) -> None:
+        if "topic" in group.attrs and "time" in group:
+            found.append(group)
+            return
+        for child in group.values():
+            if isinstance(child, h5py.Group):
+                visit(child)
 
     try:
-        file["data"].visititems(visit)
+        visit(file["data"])
     except (OSError, RuntimeError, KeyError) as exc:
         raise RecordingError(f"{file.filename}: /data is damaged ({exc})") from exc
     return found
@@ -502,8 +506,7 @@ def _open(path: Path) -> h5py.File:
     if path.is_dir():
         raise RecordingError(f"{path}: a folder; name one recording in it")
     try:
-        # Reading needs no lock: a public file is only ever replaced as a whole.
-        file = h5py.File(path, "r", locking=False)
+        file = h5py.File(path, "r")
     except OSError as exc:
         reason = str(exc).replace("\n", " ")
         if "signature not found" in reason:

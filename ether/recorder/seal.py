@@ -193,21 +193,23 @@ def _drop(journal: Path) -> None:
 
 def _rewrite(source: h5py.File, final: h5py.File) -> None:
     """Copy everything, compressed, with datasets no longer than they are, and write /checksums."""
-    _copy_attributes(source, final)
     checksums: list[tuple[str, str]] = []
-
-    def copy(path: str, found: h5py.Group | h5py.Dataset) -> None:
-        if isinstance(found, h5py.Group):
-            group = final.require_group(path)
-            _copy_attributes(found, group)
-        else:
-            copied = _copy_dataset(found, final, path)
-            if path not in _HASHED_APART:
-                checksums.append((path, dataset_sha256(copied)))
-
-    source.visititems(copy)
+    _copy_group(source, final, "", checksums)
     dtype = layout.TABLES["checksums"]
     final.create_dataset("checksums", data=np.array(checksums, dtype), dtype=dtype)
+
+
+def _copy_group(source: h5py.Group, target: h5py.Group, path: str, checksums: list[tuple[str, str]]) -> None:
+    # By handles, not by paths: HDF5 resolves a path from its root, and topics may have hundreds of levels.
+    _copy_attributes(source, target)
+    for name, found in source.items():
+        below = f"{path}/{name}" if path else name
+        if isinstance(found, h5py.Group):
+            _copy_group(found, target.create_group(name), below, checksums)
+        else:
+            copied = _copy_dataset(found, target, name)
+            if below not in _HASHED_APART:
+                checksums.append((below, dataset_sha256(copied)))
 
 
 def _copy_attributes(source: Any, target: Any) -> None:
@@ -215,7 +217,7 @@ def _copy_attributes(source: Any, target: Any) -> None:
         target.attrs[key] = value
 
 
-def _copy_dataset(source: h5py.Dataset, final: h5py.File, path: str) -> h5py.Dataset:
+def _copy_dataset(source: h5py.Dataset, final: h5py.Group, path: str) -> h5py.Dataset:
     dtype = _final_dtype(source)
     size = math.prod(source.shape) * dtype.itemsize
     if source.shape == () or size <= _TINY_BYTES:

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from ether import topics
+from ether.errors import RecordingError
 from ether.recorder import layout
 from ether.recorder.account import Account, Track
 from ether.recorder.layout import MASK, NONE_ID, OFFSETS, SHAPE
@@ -95,7 +96,10 @@ def verify(path: str | PathLike[str]) -> Report:
     """
     file = _open(Path(path))
     with file:
-        return _Verifier(file, str(path)).run()
+        try:
+            return _Verifier(file, str(path)).run()
+        except (OSError, RuntimeError) as exc:
+            raise RecordingError(f"{path}: damaged ({exc})".replace("\n", " ")) from exc
 
 
 class _Verifier:
@@ -258,8 +262,8 @@ class _Verifier:
         """Compare the checksums that only a finished file has."""
         if self.report.state == "open":
             return
-        said = self.file.attrs.get("content_sha256")
         with self._naming("content_sha256"):
+            said = self.file.attrs.get("content_sha256")
             self.report.content_sha256 = content_sha256(self.file)
             if said != self.report.content_sha256:
                 self.report.damage.append("content_sha256: the messages are not those that were sealed")

@@ -94,6 +94,7 @@ class Builder:
         self._states: dict[str, tuple[str, str, str]] = {}
         self._runs: dict[str, int] = {}
         self._run_rows: list[list[Any]] = []
+        self._run_facts: list[dict[str, Any]] = []
         self._run = NONE_ID
         self._schemas = 0
         self._calls: dict[str, tuple[list[Any], int]] = {}
@@ -287,6 +288,8 @@ class Builder:
             self._run = NONE_ID
             return
         place = self._runs.get(str(identity))
+        if place is not None:  # what a later message does not repeat stays
+            content = {**self._run_facts[place], **{key: value for key, value in content.items() if value is not None}}
         started, stopped = _ns(content.get("started"), 1e6, 1000), _ns(content.get("stopped"), 1e6, 1000)
         number = content.get("number")
         row = [
@@ -298,8 +301,10 @@ class Builder:
         if place is None:
             place = self._runs[str(identity)] = len(self._run_rows)
             self._run_rows.append(row)
+            self._run_facts.append(content)
         else:
             self._run_rows[place] = row
+            self._run_facts[place] = content
         self._runs_dirty = True
         if stopped is None and not content.get("outcome"):
             self._run = place

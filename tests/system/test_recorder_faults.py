@@ -265,7 +265,12 @@ def test_holes_are_listed_exactly(bench: Bench) -> None:
     assert tally.holes == [[0, 0], [5, 7], [42, 42], [98, 99]]
     assert (tally.received, tally.stored, tally.duplicates) == (93, 93, 3)
     assert verify(bench.file).complete is False
-    assert [(gap["first"], gap["last"]) for gap in open_recording(bench.file).gaps] == [(0, 0), (5, 7), (42, 42), (98, 99)]
+    assert [(gap["first"], gap["last"]) for gap in open_recording(bench.file).gaps] == [
+        (0, 0),
+        (5, 7),
+        (42, 42),
+        (98, 99),
+    ]
 
 
 def test_a_second_attempt_fills_a_hole(bench: Bench) -> None:
@@ -294,7 +299,9 @@ def test_a_retained_replay_is_no_reading(bench: Bench) -> None:
     assert bench.stop() == 0
     with open_recording(bench.file) as recording:
         assert recording["lab/setpoint"]["celsius"].tolist() == [38]
-        assert [(change.name, change.replay) for change in recording.status if change.name == "oven"] == [("oven", True)]
+        assert [(change.name, change.replay) for change in recording.status if change.name == "oven"] == [
+            ("oven", True)
+        ]
     report = verify(bench.file)
     assert report.complete
     assert (report.tallies[0].first, report.tallies[0].from_start) == (1000, False)

@@ -39,6 +39,7 @@ _SEGMENT_MAGIC = b"ETHERJNL"
 _VERSION = 1
 _STEM = struct.Struct("<4sIQB")
 _CRC = struct.Struct("<I")
+_pack_stem, _pack_crc = _STEM.pack, _CRC.pack
 _OVERHEAD = _STEM.size + _CRC.size
 _HEADER = struct.Struct("<8sIIQ")
 _HEADER_BYTES = _HEADER.size + _CRC.size
@@ -136,16 +137,16 @@ class Journal:
         Raises:
             JournalError: the body is over 4 GB.
         """
-        number = self.next_number
+        number, pending = self.next_number, self._pending
         length = len(head) + len(payload)
-        if length > MAX_BODY:
-            raise JournalError(errno.EFBIG, f"{self.folder}: a record of {length} bytes; {MAX_BODY} is the most")
-        stem = _STEM.pack(MAGIC, length, number, 0 if self._pending else FIRST_OF_COMMIT) + head
         if length < _SMALL:
-            record = stem + payload
-            self._pending.append(record + _CRC.pack(crc32(record)))
+            record = _pack_stem(MAGIC, length, number, 0 if pending else FIRST_OF_COMMIT) + head + payload
+            pending.append(record + _pack_crc(crc32(record)))
+        elif length <= MAX_BODY:
+            stem = _pack_stem(MAGIC, length, number, 0 if pending else FIRST_OF_COMMIT) + head
+            pending.append((stem, payload, _pack_crc(crc32(payload, crc32(stem)))))
         else:
-            self._pending.append((stem, payload, _CRC.pack(crc32(payload, crc32(stem)))))
+            raise JournalError(errno.EFBIG, f"{self.folder}: a record of {length} bytes; {MAX_BODY} is the most")
         self.pending_bytes += length + _OVERHEAD
         self.next_number = number + 1
         return number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any
@@ -155,8 +156,8 @@ def numbering(payload: bytes) -> Envelope | None:
                 return _envelope(found)
         content = pydantic_core.from_json(payload)
         return _envelope(content.get("_ether")) if isinstance(content, dict) else None
-    except Exception:
-        return None  # a foreign payload that happens to hold our word
+    except Exception:  # noqa: BLE001 - a foreign payload that happens to hold our word may raise anything
+        return None
 
 
 def _numbering_cbor(payload: bytes) -> Envelope | None:
@@ -164,12 +165,10 @@ def _numbering_cbor(payload: bytes) -> Envelope | None:
 
     place = payload.rfind(_CBOR_KEY)
     if place > 0:
-        try:
+        with contextlib.suppress(Exception):  # not at the end, or not canonical: take the long way
             found = cbor2.loads(payload[place + len(_CBOR_KEY) :])
             if len(cbor2.dumps(found)) + place + len(_CBOR_KEY) == len(payload):
                 return _envelope(found)
-        except Exception:
-            pass  # not at the end, or not canonical: take the long way
     content = cbor2.loads(payload[len(codecs.CBOR_MAGIC) :], tag_hook=lambda *_: None)
     return _envelope(content.get("_ether")) if isinstance(content, dict) else None
 

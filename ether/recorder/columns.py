@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # ships no stubs
 import numpy as np
 
 from ether.recorder import layout
@@ -443,7 +443,7 @@ class _ArrayColumn(_Column):
 
     def _fits(self, values: Any) -> bool:
         if isinstance(values, np.ndarray) and values.dtype != object:
-            return values.shape[1:] == self.shape
+            return bool(values.shape[1:] == self.shape)
         return all(value is None or np.shape(value) == self.shape for value in values)
 
     def _append_rows(self, start: int, rows: int, values: Any, mask: np.ndarray | None) -> None:

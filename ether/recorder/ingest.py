@@ -538,7 +538,8 @@ class Recorder:
 
     def _begin(self, journal: Journal) -> None:
         self.ingest.start(journal)
-        facts = {"boot": self.member.boot, "host": socket.gethostname(), "pid": os.getpid(), "file": str(self.file)}
+        host, pid = socket.gethostname(), os.getpid()
+        facts = {"boot": self.member.boot, "host": host, "pid": pid, "file": str(self.file)}
         keys = ("session", "provenance", "topics", "exclude")
         self.ingest.write(Kind.SESSION, {**{key: self.given.get(key) for key in keys}, **facts})
         for damage in journal.recovery.damage:
@@ -552,7 +553,7 @@ class Recorder:
         member.describe = lambda: {**self.ingest.counts, "writer_deaths": self.writer.deaths}
         member.set_about(
             About(
-                NAME, class_name="ether.recorder", host=facts["host"], pid=facts["pid"],
+                NAME, class_name="ether.recorder", host=host, pid=pid,
                 subscribes={each: {"records": True} for each in self.wanted},
                 kwargs={"records": self.wanted, "exclude": self.ingest.exclude, "file": str(self.file)},
             )

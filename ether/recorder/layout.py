@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # ships no stubs
 import numpy as np
 
 from ether import topics

@@ -7,12 +7,12 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # ships no stubs
 import numpy as np
 
 from ether import clock
@@ -24,7 +24,7 @@ from ether.recorder.layout import MASK, NONE_ID, NONE_NS, NULL, OFFSETS, SHAPE, 
 from ether.recorder.seal import raw_payloads
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]  # ships no stubs
     import xarray as xr
 
     from ether.recorder.verify import Report
@@ -419,7 +419,8 @@ class Stream:
                 columns[name] = pandas.Series(array(values, ~valid), index=index)
                 continue
             if values.dtype.kind == "O" and valid is not None:
-                values = np.where(valid, values, None)
+                values = values.copy()
+                values[~valid] = None
             columns[name] = pandas.Series(values, index=index)
         return pandas.DataFrame(columns, index=index)
 
@@ -438,7 +439,10 @@ class Stream:
             dimensions = ("time", *(f"{name}_{axis}" for axis in range(1, values.ndim)))
             attributes = {"units": field.unit, "description": field.description}
             variables[name] = (dimensions, values, {key: text for key, text in attributes.items() if text})
-        return xarray.Dataset(variables, coords={"time": ("time", self.time)}, attrs={"topic": self.topic})
+        dataset: xr.Dataset = xarray.Dataset(
+            variables, coords={"time": ("time", self.time)}, attrs={"topic": self.topic}
+        )
+        return dataset
 
     def _column(self, name: str) -> np.ndarray:
         with _named(self.recording.path, f"{self._group.name}/{name}"):
@@ -564,7 +568,7 @@ def _to_ns(t: Any) -> int:
         return int(t.astype("datetime64[ns]").astype("<i8"))
     if isinstance(t, datetime):
         t = t.replace(tzinfo=UTC) if t.tzinfo is None else t
-        since = t - datetime(1970, 1, 1, tzinfo=UTC)
+        since: timedelta = t - datetime(1970, 1, 1, tzinfo=UTC)
         return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
     return round(float(t) * 1e6) * 1000
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # ships no stubs
 import numpy as np
 
 from ether.errors import RecordingError
@@ -240,15 +240,17 @@ def _copy_dataset(source: h5py.Dataset, final: h5py.Group, path: str) -> h5py.Da
 
 def _final_dtype(source: h5py.Dataset) -> np.dtype[Any]:
     """Return a dataset's type, with short texts of fixed length: a tenth of the size, and still text to every reader."""
-    information = h5py.check_string_dtype(source.dtype)
+    kept: np.dtype[Any] = source.dtype
+    information = h5py.check_string_dtype(kept)
     if information is None or information.length is not None or source.shape == () or len(source) < 256:
-        return source.dtype
+        return kept
     longest = 1
     for block in _blocks(source):
-        longest = max(longest, max(map(len, block)))
+        longest = max(longest, *map(len, block))
         if longest > _SHORT_TEXT:
-            return source.dtype
-    return h5py.string_dtype("utf-8", longest)
+            return kept
+    short: np.dtype[Any] = h5py.string_dtype("utf-8", longest)
+    return short
 
 
 def _blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # ships no stubs
 import numpy as np
 
 from ether import topics
@@ -144,11 +144,11 @@ class _Verifier:
         return table_rows(self.file[name]) if name in self.file else []
 
     def _flagged(self, flag: int) -> np.ndarray:
-        return (self.ledger["flags"] & flag) != 0
+        return np.asarray((self.ledger["flags"] & flag) != 0)
 
     def _is_data(self) -> np.ndarray:
         reserved = np.array([topics.is_reserved(topic) for topic in self.topics] + [True])
-        return ~reserved[np.minimum(self.ledger["topic"], len(reserved) - 1)]
+        return np.asarray(~reserved[np.minimum(self.ledger["topic"], len(reserved) - 1)])
 
     def _check_raw(self) -> None:
         ends = self.ledger["raw_offset"] + self.ledger["raw_length"]

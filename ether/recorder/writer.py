@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import h5py
+import h5py  # type: ignore[import-untyped]  # ships no stubs
 import numpy as np
 
 from ether import clock, codecs, topics
@@ -42,8 +42,9 @@ _FLUSH_MESSAGES = 20_000
 _FLUSH_BYTES = 8 << 20
 _FLUSH_S = 2.0
 _PUBLISH_S = 2.0
-_POLL_S = 0.1
+_POLL_S = 0.2
 _MOST_TOPICS = 5000
+_JSON_STARTS = frozenset(bytes([letter]) for letter in b'{["-0123456789tfn')
 _DECLARED = {"number": "float", "integer": "int", "boolean": "bool", "string": "str"}
 
 
@@ -135,7 +136,7 @@ class Builder:
             | (layout.FLAG_DUP if entry.flags & DUP else 0)
             | (layout.FLAG_RESENT if entry.flags & RESENT else 0)
         )
-        encoding = 2 if payload.startswith(codecs.CBOR_MAGIC) else 1 if payload[:1] in b'{["-0123456789tfn' else 0
+        encoding = 2 if payload.startswith(codecs.CBOR_MAGIC) else int(payload[:1] in _JSON_STARTS)
         envelope = numbering(payload) if reserved is None else None
         publisher = NONE_ID
         number, readings = -1, 1
@@ -292,7 +293,7 @@ class Builder:
             content = {**self._run_facts[place], **{key: value for key, value in content.items() if value is not None}}
         started, stopped = _ns(content.get("started"), 1e6, 1000), _ns(content.get("stopped"), 1e6, 1000)
         number = content.get("number")
-        row = [
+        row: list[Any] = [
             layout.text(identity), layout.text(content.get("name") or ""), number if type(number) is int else -1,
             layout.text(content.get("parent") or ""), entry.t_recv if started is None else started,
             NONE_NS if stopped is None else stopped, layout.text(content.get("outcome") or ""),
@@ -309,7 +310,7 @@ class Builder:
         if stopped is None and not content.get("outcome"):
             self._run = place
         elif self._run == place:
-            parent = self._runs.get(row[3], NONE_ID)
+            parent = self._runs.get(str(row[3]), NONE_ID)
             self._run = parent if parent != NONE_ID and self._run_rows[parent][5] == NONE_NS else NONE_ID
 
     def _close_runs(self, t: int, outcome: str) -> None:
@@ -824,9 +825,10 @@ def _spread(t: Any, dt: Any, rows: int, scale: float) -> np.ndarray:
 
 def _ns(t: Any, scale: float, factor: int) -> int | None:
     """Return a stamp in ns at the resolution of the wire, a microsecond; None for what is no time."""
-    if type(t) not in (int, float) or not math.isfinite(t) or abs(t) * scale * factor >= 1 << 63:
+    if type(t) not in (int, float) or not abs(t) < 1e30:  # NaN fails the comparison too
         return None
-    return round(t * scale) * factor
+    found: int = round(t * scale) * factor
+    return found if abs(found) < 1 << 63 else None
 
 
 def _device_ns(envelope: Envelope | None) -> int:

@@ -106,7 +106,7 @@ def test_nothing_is_acknowledged_or_confirmed_before_its_sync(tmp_path: Path, mo
             assert max(detail) <= durable
         elif what == "confirm":
             assert detail[1]["topics"]["lab/oven"] < durable
-    assert sorted(sum((ids for what, ids in desk.done if what == "acknowledge"), [])) == list(range(1, 201))
+    assert sorted(each for what, ids in desk.done if what == "acknowledge" for each in ids) == list(range(1, 201))
 
 
 def test_a_failing_disk_is_an_alarm_and_ends_by_itself(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,9 +260,8 @@ def test_a_message_that_kills_the_writer_three_times_is_set_aside(
             journal.append(*note(kind, content))
             journal.commit()
 
-        desk_ingest = ingest_module.head
         for number, payload in enumerate([b'{"a": 1}', b'{"a": "deadly"}', b'{"a": 3}']):
-            journal.append(desk_ingest(Kind.MESSAGE, 1, number, number, "lab/oven"), payload)
+            journal.append(ingest_module.head(Kind.MESSAGE, 1, number, number, "lab/oven"), payload)
         journal.commit()
         writer = WriterProcess(file, folder, append, alarms.append)
         deadline = clock.monotonic() + 40

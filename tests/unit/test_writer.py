@@ -99,6 +99,8 @@ ZOO: dict[str, list[bytes]] = {
         b'{"a": 1, "_ether": 5}', b'{"a": 2, "_ether": {"by": 1}}', b'{"a": 3, "_ether": {"by": "x", "b": "y", "n": -1}}',
         b'{"a": 4, "_ether": {"by": "x", "b": "y", "n": 0, "t": "noon"}}',
         b'{"_ether": {"by": "x", "b": "y", "n": 1, "t": 1e400}, "a": 5}',
+        b'{"a": 6, "_ether": {"by": "x", "b": "y", "n": 2, "t": 1%s, "ms": [], "k": 1}}' % (b"0" * 400),
+        b'{"a": 7, "_ether": {"by": "x", "b": "y", "n": 3, "ms": -1e308}}',
     ],
     "many fields": [json.dumps({f"f{n}": n for n in range(1100)}).encode(), b'{"a": 1}'],
     "large text": [b'"' + b"x" * 1_000_000 + b'"'],

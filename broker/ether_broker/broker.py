@@ -179,6 +179,8 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             logger.info("%s: %s", connection.peer, exc)
             self._refuse(connection, packets.CONNACK_UNACCEPTABLE_PROTOCOL)
             return
+        if request.will is not None:
+            self.find_route(_prefix(request.will.topic))  # malformed now rather than when it is to be published
         if not request.client_id and not request.clean_session:
             self._refuse(connection, packets.CONNACK_IDENTIFIER_REJECTED)
             return
@@ -251,7 +253,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
     def _publish_will(self, connection: Connection) -> None:
         will, connection.will = connection.will, None
         if will is not None and not connection.clean_end:
-            prefix = len(will.topic).to_bytes(2, "big") + will.topic
+            prefix = _prefix(will.topic)
             self.publish(self.find_route(prefix), Message(prefix, will.payload, will.qos), will.retain, None)
 
     def _forget(self, session: Session) -> None:
@@ -512,5 +514,9 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         self._sys_sent = values
 
 
+def _prefix(topic: bytes) -> bytes:
+    return len(topic).to_bytes(2, "big") + topic
+
+
 def _sys_message(topic: str, value: str) -> Message:
-    return Message(len(topic).to_bytes(2, "big") + topic.encode(), value.encode(), 0)
+    return Message(_prefix(topic.encode()), value.encode(), 0)

@@ -456,6 +456,7 @@ REFUSED_CONNECTS = {
     "will QoS 3": wire.packet(0x10, wire.string("MQTT") + b"\x04\x1e\x00\x00" + wire.string("r") * 3),
     "will QoS without will": wire.packet(0x10, wire.string("MQTT") + b"\x04\x0a\x00\x00" + wire.string("r")),
     "will to a wildcard": wire.connect("r", will=("w/#", b"", 0, False)),
+    "will of 250 levels": wire.connect("r", will=("/".join("w" * 250), b"", 0, False)),
     "identifier missing": wire.packet(0x10, wire.string("MQTT") + b"\x04\x02\x00\x00"),
     "identifier with invalid UTF-8": wire.packet(
         0x10, wire.string("MQTT") + b"\x04\x02\x00\x00" + wire.string(b"\xff")

@@ -1,4 +1,4 @@
-"""The broker contract on the embedded broker, and what it promises beyond."""
+"""The broker contract on the embedded broker; what it promises beyond is in the files beside this one."""
 
 from ether.testing.broker_contract import BrokerContract, EmbeddedProcess
 

@@ -638,7 +638,7 @@ class _Tree:
         self.data: Any = {}
         self.places: dict[KeyPath, _Place] = {}
         self.problems: list[tuple[int, Problem]] = []
-        self.secrets: list[tuple[int, int, str]] = []
+        self.secrets: set[tuple[int, int, str]] = set()
         """Spans of `text` that hold a secret, and what to print instead."""
 
     def real(self, path: KeyPath) -> KeyPath:
@@ -748,8 +748,16 @@ class _YamlReader:
             self.tree.problems.append((mark.index, Problem(self.where(mark), what)))
         node.value = kept
 
+    def note_secret(self, node: yaml.ScalarNode, path: KeyPath) -> None:
+        """Remember where the file's text has a secret; the bare name of a variable is none."""
+        shown = _redacted(path, node.value)
+        if shown != node.value and not re.fullmatch(r"\$\{\w+\}", node.value):
+            self.tree.secrets.add((node.start_mark.index, node.end_mark.index, shown))
+
     def scalar(self, node: yaml.ScalarNode, path: KeyPath, *, expand: bool = True) -> Any:
         text, tag = node.value, node.tag
+        if expand and not self.base:
+            self.note_secret(node, path)
         if expand and "$" in text:
             try:
                 text = _expand(text)
@@ -758,8 +766,6 @@ class _YamlReader:
                 return None
             if node.style is None and tag == "tag:yaml.org,2002:str":  # unquoted: `${PORT}` may become a number
                 tag = _tag(text)
-        elif expand and (shown := _redacted(path, node.value)) != node.value:
-            self.tree.secrets.append((node.start_mark.index, node.end_mark.index, shown))
         try:
             return self.loader.construct_object(yaml.ScalarNode(tag, text, node.start_mark, node.end_mark, node.style))
         except (yaml.YAMLError, ValueError) as exc:
@@ -888,7 +894,8 @@ def _override(tree: _Tree, text: str) -> None:
     if not equals or not all(str(part) for part in path):
         tree.problems.append((-1, Problem(label, "write a.b=value, such as instances.oven.kwargs.period=2")))
         return
-    instances = tree.data.get("instances") or {}
+    instances = tree.data.get("instances")
+    instances = instances if isinstance(instances, dict) else {}
     if path[0] == "instances" and len(path) > 2 and path[1] not in instances and path[2] != "class_path":
         what = f"no instance `{path[1]}` in the configuration{suggest(str(path[1]), instances)}"
         tree.problems.append((-1, Problem(label, what)))
@@ -1058,6 +1065,12 @@ def _redacted(path: KeyPath, value: str) -> str:
     return _redact_url(value)
 
 
+def _hidden(span: str, shown: str) -> str:
+    """Return a scalar's span of YAML with `shown` for the value; its anchor and the end of its last line stay."""
+    found = re.fullmatch(r"((?:&\S+\s+)?).*?(\s*)", span, re.DOTALL)
+    return f"{found[1]}'{shown}'{found[2]}" if found else f"'{shown}'"
+
+
 def _jsonable(value: Any, path: KeyPath, *, redact: bool = True) -> Any:
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
@@ -1157,7 +1170,7 @@ class Config(_Section):
             return yaml.safe_dump(_jsonable(yaml.safe_load(self.text) or {}, ()), sort_keys=False, allow_unicode=True)
         text = self.text
         for start, end, shown in sorted(self._tree.secrets, reverse=True):
-            text = f"{text[:start]}'{shown}'{text[end:]}"
+            text = f"{text[:start]}{_hidden(text[start:end], shown)}{text[end:]}"
         return text
 
     @property

@@ -692,6 +692,36 @@ def test_secrets_are_shown_nowhere_but_in_the_password(write: Write) -> None:
     assert "hush" not in Config.load(instance(kwargs={"password": "hush"})).safe_text
 
 
+def test_redacting_keeps_the_rest_of_the_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PASS", "hush")
+    config = Config.load(
+        write(
+            "instances:\n"
+            "  a: &a\n"
+            "    class_path: m.A\n"
+            "    kwargs:\n"
+            "      token: |\n"
+            "        hush\n"
+            "        hush\n"
+            "      secret: &s hush\n"
+            "      password: ${PASS}\n"
+            "      api_key: ${NONE:-hush}\n"
+            "      name: kept\n"
+            "  b: {class_path: m.A, kwargs: {secret: *s}}\n"
+        ),
+        ["instances.b.kwargs.token=hush"],
+    )
+
+    assert "hush" not in config.safe_text and "hush" not in json.dumps(config.resolved())
+    assert yaml.safe_load(config.safe_text)["instances"]["a"]["kwargs"] == {
+        "token": "***",
+        "secret": "***",
+        "password": "${PASS}",
+        "api_key": "***",
+        "name": "kept",
+    }
+
+
 # ---------------------------------------------------------------- the schema
 
 

@@ -32,12 +32,12 @@ check: $(VENV)/.check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing
-	$(BIN)/basedpyright
-	$(BIN)/basedpyright --ignoreexternal --verifytypes ether
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes ether
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.test
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/messages.py $(BENCH_ARGS)
 
 wheel: $(VENV)/.build
 	$(BIN)/python -m build --wheel --outdir dist .
@@ -47,7 +47,7 @@ lock:
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
-	build/lock/bin/python -m pip install --quiet -e '.[data]' --group check --group build
+	build/lock/bin/python -m pip install --quiet -e '.[data]' --group check --group bench --group build
 	{ echo "# What is tested together. Constraints, not requirements: pip install -c requirements.lock -e ."; \
 	  echo "# Made by: make lock"; \
 	  build/lock/bin/python -m pip freeze --exclude-editable; } > requirements.lock
@@ -63,7 +63,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.check $(VENV)/.build: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.test $(VENV)/.check $(VENV)/.bench $(VENV)/.build: $(VENV)/.%: $(VENV)/.installed
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) --group $*
 	@touch $@

@@ -141,6 +141,8 @@ class Host:
         problems = check(self.config)
         if problems:
             raise ConfigError(problems)
+        for line in _not_yet(self.config):
+            logger.warning("%s", line)
         try:
             self._open()
         except BaseException:
@@ -557,6 +559,21 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
     except OSError:
         pass  # something else is in it, or it was never made
+
+
+def _not_yet(config: Config) -> list[str]:
+    """Return a line for each key that is read and checked but has no effect in this version."""
+    found = []
+    if config.record is not None and config.record.rotate is not None:
+        found.append(f"{config.where('record', 'rotate')}: one file is written; parts are not rotated in this version")
+    for key, instance in config.instances.items():
+        if instance.host is not None:
+            found.append(f"{config.where('instances', key, 'host')}: started on this machine; there are no agents in this version")
+        if instance.health.hang_after is not None:
+            found.append(f"{config.where('instances', key, 'health')}: hangs are not watched for in this version")
+    if config.expect:
+        found.append(f"{config.where('expect')}: streams are not watched for in this version")
+    return found
 
 
 def _provenance(config: Config) -> dict[str, Any]:

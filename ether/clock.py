@@ -6,7 +6,9 @@ import re
 import time
 from datetime import UTC, datetime
 
-__all__ = ["compact", "monotonic", "monotonic_ns", "now", "now_ns", "seconds", "text"]
+from ether.errors import got, suggest
+
+__all__ = ["SECONDS", "compact", "monotonic", "monotonic_ns", "now", "now_ns", "seconds", "text"]
 
 monotonic = time.monotonic
 """Seconds on a clock that never jumps: for deadlines and durations."""
@@ -30,24 +32,25 @@ def compact(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s).strftime("%Y%m%d-%H%M%S")  # noqa: DTZ006 - what the user's wall clock says
 
 
-_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]+)\s*\Z")
+SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+"""Unit of time to seconds."""
+_DURATION = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\W\d_]*)\s*\Z")
 
 
-def seconds(duration: float | str) -> float:
-    """Return a duration in seconds: a number is seconds, a text has a unit (``100ms``, ``5s``, ``2min``, ``1h``).
+def seconds(value: object) -> float:
+    """Return seconds from ``5s``, ``100ms``, ``2min``, ``1h``, or a bare number of seconds.
 
     Raises:
-        ValueError: not a duration, negative, or without a unit.
+        ValueError: not a duration, or negative; says what would be.
     """
-    if isinstance(duration, bool) or not isinstance(duration, (int, float, str)):
-        raise ValueError(f"{duration!r} is no duration; write 100ms, 5s, 2min or 1h")
-    if isinstance(duration, str):
-        found = _DURATION.match(duration)
-        if found is None or found[2] not in _UNITS:
-            hint = f"did you mean {duration.strip()}s?" if duration.strip().replace(".", "", 1).isdigit() else ""
-            raise ValueError(f"{duration!r} is no duration; {hint or 'write 100ms, 5s, 2min or 1h'}")
-        return float(found[1]) * _UNITS[found[2]]
-    if not 0 <= duration < float("inf"):
-        raise ValueError(f"{duration!r} is no duration; it must not be negative or infinite")
-    return float(duration)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{value} is no duration; it counts seconds from 0 up")
+        return float(value)
+    found = _DURATION.match(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"a duration was wanted (`5s`, `100ms`, `2min`, `1h`), got {got(value)}")
+    number, unit = found.groups()
+    if unit and unit not in SECONDS:
+        raise ValueError(f"`{unit}` is no unit of time{suggest(unit, SECONDS) or '; use ms, s, min, h or d'}")
+    return float(number) * SECONDS[unit or "s"]

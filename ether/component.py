@@ -5,7 +5,6 @@ Validators are built here, once per class and process, never per message.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import math
@@ -31,7 +30,7 @@ from typing_extensions import TypedDict, is_typeddict
 
 from ether import clock, codecs, topics
 from ether.decorators import Call, Hook, Mark, Publish, Subscribe, make_mark, marks_of
-from ether.errors import ComponentError, FieldError, Problem, TopicError
+from ether.errors import ComponentError, FieldError, Problem, TopicError, suggest
 from ether.model import Envelope, Reading
 
 if typing.TYPE_CHECKING:
@@ -184,9 +183,7 @@ def _marked(
         if isinstance(attribute, (classmethod, staticmethod)):
             problems.append(f"{target.__qualname__}.{name}: a {type(attribute).__name__} cannot be marked")
         elif not callable(getattr(target, name, None)):
-            near = difflib.get_close_matches(name, dir(target), 1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
-            problems.append(f"{target.__qualname__} has no method `{name}`{hint}")
+            problems.append(f"{target.__qualname__} has no method `{name}`{suggest(name, dir(target))}")
         else:
             owner_name, own = found.get(name, (target.__name__, ()))
             found[name] = (owner_name, (*own, *marks))
@@ -584,8 +581,7 @@ def load_class(path: str) -> type:
     target: Any = module
     for part in parts[cut:]:
         if not hasattr(target, part):
-            near = difflib.get_close_matches(part, dir(target), 1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
+            hint = suggest(part, dir(target))
             raise ComponentError(f"class_path {path!r}: {getattr(target, '__name__', target)} has no `{part}`{hint}")
         target = getattr(target, part)
     if not isinstance(target, type):
@@ -610,8 +606,7 @@ def bind(target: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
         bound = signature.bind(*args, **kwargs)
     except TypeError as exc:
         unknown = [name for name in kwargs if name not in signature.parameters]
-        near = difflib.get_close_matches(unknown[0], signature.parameters, 1) if unknown else []
-        hint = f"; did you mean `{near[0]}`?" if near else ""
+        hint = suggest(unknown[0], signature.parameters) if unknown else ""
         raise ComponentError(f"{target.__qualname__}{signature}: {exc}{hint}") from None
     hints = _hints(target.__init__) | _hints(target)  # type: ignore[misc]  # looked at, not called
     problems = []
@@ -644,7 +639,7 @@ def check(config: Config) -> list[Problem]:
     problems: list[Problem] = []
 
     def note(path: tuple[Any, ...], exc: Exception) -> None:
-        problems.extend(Problem(config.where(*path), line) for line in str(exc).splitlines())
+        problems.extend(config.problem(path, line) for line in str(exc).splitlines())
 
     for path, entry in config.registry.items():
         try:

@@ -36,7 +36,9 @@ from pydantic import (
 )
 
 from ether import topics
-from ether.errors import ConfigError, Problem, TopicError
+from ether.clock import SECONDS
+from ether.clock import seconds as duration
+from ether.errors import ConfigError, Problem, TopicError, got, suggest
 
 __all__ = [
     "MARKS",
@@ -71,31 +73,11 @@ KeyPath: TypeAlias = tuple[Any, ...]
 
 # --------------------------------------------------------------------------------------------- values with units
 
-_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\W\d_]*)\s*\Z")
 _RATE = re.compile(rf"\s*({_NUMBER})\s*(k?Hz|mHz|/\s*[a-zµ]+)?\s*(?:(?:±|\+/?-)\s*({_NUMBER})\s*%)?\s*\Z")
-
-
-def duration(value: object) -> float:
-    """Return seconds from ``5s``, ``100ms``, ``2min``, ``1h``, or a bare number of seconds.
-
-    Raises:
-        ValueError: not a duration, or negative; says what would be.
-    """
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"{value} is no duration; it counts seconds from 0 up")
-        return float(value)
-    found = _QUANTITY.match(value) if isinstance(value, str) else None
-    if found is None:
-        raise ValueError(f"a duration was wanted (`5s`, `100ms`, `2min`, `1h`), got {_got(value)}")
-    number, unit = found.groups()
-    if unit and unit not in _SECONDS:
-        raise ValueError(f"`{unit}` is no unit of time{suggest(unit, _SECONDS) or '; use ms, s, min, h or d'}")
-    return float(number) * _SECONDS[unit or "s"]
 
 
 def size(value: object) -> int:
@@ -106,7 +88,7 @@ def size(value: object) -> int:
     """
     found = _QUANTITY.match(str(value)) if isinstance(value, str | int | float) else None
     if found is None or isinstance(value, bool):
-        raise ValueError(f"a size was wanted (`2GB`, `64MiB`), got {_got(value)}")
+        raise ValueError(f"a size was wanted (`2GB`, `64MiB`), got {got(value)}")
     number, unit = found.groups()
     if not unit:
         raise ValueError(f"{value} has no unit; did you mean `{number}GB` or `{number}MB`?")
@@ -134,30 +116,23 @@ def rate(value: object) -> Rate:
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     found = _RATE.match(text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"a rate was wanted (`10Hz`, `2/min ±10%`), got {_got(value)}")
+        raise ValueError(f"a rate was wanted (`10Hz`, `2/min ±10%`), got {got(value)}")
     number, unit, percent = found.groups()
     if unit is None or unit.endswith("Hz"):
         hz = float(number) * {"k": 1e3, "m": 1e-3}.get((unit or "")[:-2], 1.0)
     else:
         per = unit[1:].strip()
-        if per not in _SECONDS:
-            raise ValueError(f"`{per}` is no unit of time{suggest(per, _SECONDS) or '; use s, min, h or d'}")
-        hz = float(number) / _SECONDS[per]
+        if per not in SECONDS:
+            raise ValueError(f"`{per}` is no unit of time{suggest(per, SECONDS) or '; use s, min, h or d'}")
+        hz = float(number) / SECONDS[per]
     if hz <= 0:
         raise ValueError(f"`{value}` is no rate; it must be above 0")
     return Rate(hz, float(percent) / 100) if percent else Rate(hz)
 
 
-def suggest(word: str, known: Iterable[str]) -> str:
-    """Return the text to append to an error, ``; did you mean `period`?``, or nothing when no known name is near."""
-    names = {str(name).lower(): str(name) for name in known}
-    near = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.6)
-    return f"; did you mean `{names[near[0]]}`?" if near else ""
-
-
 # --------------------------------------------------------------------------------------------- kinds of fields
 
-_UNITS_OF_TIME = "|".join(_SECONDS)
+_UNITS_OF_TIME = "|".join(SECONDS)
 _DURATION_SCHEMA: dict[str, Any] = {
     "anyOf": [
         {"type": "number", "minimum": 0},
@@ -191,7 +166,7 @@ def _unit(value: object) -> str | dict[str, str]:
         return value
     if isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair):
         return value
-    raise ValueError(f"a unit (`degC`) or a mapping of field to unit was wanted, got {_got(value)}")
+    raise ValueError(f"a unit (`degC`) or a mapping of field to unit was wanted, got {got(value)}")
 
 
 def _session_name(text: str) -> str:
@@ -212,7 +187,7 @@ def _class_path(value: object) -> str:
     if isinstance(value, type):
         return _path_of(value)
     if not isinstance(value, str):
-        raise ValueError(f"a class was wanted (`package.module.Class`), got {_got(value)}")
+        raise ValueError(f"a class was wanted (`package.module.Class`), got {got(value)}")
     parts = value.replace(".<locals>", "").split(".")
     if not all(part.isidentifier() for part in parts):
         raise ValueError(f"{value!r} is no class path; write `package.module.Class`")
@@ -969,20 +944,6 @@ _WANTED = {
 }
 
 
-def _got(value: object) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return f"{'true' if value else 'false'} (YAML reads on, off, yes and no so; quote it if a text is meant)"
-    if isinstance(value, int | float):
-        return f"the number {value}"
-    if isinstance(value, str):
-        return f"the text {value!r}"
-    if isinstance(value, Mapping):
-        return "a mapping"
-    return "a list" if isinstance(value, list | tuple) else f"{type(value).__name__} {value!r}"
-
-
 def _plain(error: Mapping[str, Any]) -> str:
     """Return pydantic's error in plain words, with what was got."""
     kind, got, ctx = error["type"], error["input"], error.get("ctx", {})
@@ -991,15 +952,15 @@ def _plain(error: Mapping[str, Any]) -> str:
     if kind in _WANTED:
         plain = isinstance(got, int | float | date) and not isinstance(got, bool)
         quote = "; quote it" if kind == "string_type" and plain else ""
-        return f"{_WANTED[kind]} was wanted, got {_got(got)}{quote}"
+        return f"{_WANTED[kind]} was wanted, got {got(got)}{quote}"
     if kind == "literal_error":
         known = re.findall(r"[\w-]+", ctx["expected"].replace(" or ", " "))
-        return f"{', '.join(known)} was wanted, got {_got(got)}{suggest(str(got), known)}"
+        return f"{', '.join(known)} was wanted, got {got(got)}{suggest(str(got), known)}"
     if kind in ("greater_than_equal", "greater_than"):
         return f"at least {ctx.get('ge', ctx.get('gt'))} was wanted, got {got}"
     if kind in ("too_short", "too_long"):
         return f"a list of {ctx.get('min_length', ctx.get('max_length'))} was wanted, got {ctx['actual_length']}"
-    return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {_got(got)}"
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {got(got)}"
 
 
 def _model_at(path: Sequence[Any]) -> type[BaseModel] | None:
@@ -1132,7 +1093,7 @@ class Config(_Section):
         if tree.data is None:
             tree.data = {}
         if not isinstance(tree.data, dict):
-            what = f"a mapping with `instances:` was wanted, got {_got(tree.data)}"
+            what = f"a mapping with `instances:` was wanted, got {got(tree.data)}"
             raise ConfigError([Problem(f"{tree.file}:1:1" if tree.file else "configuration", what)])
         if not isinstance(source, Config):  # else it was taken account of already, and the overrides stand above it
             _environment(tree)
@@ -1215,7 +1176,7 @@ def _read(source: str | Path | Mapping[str, Any] | Config | None) -> tuple[_Tree
     if source is None:
         return _Tree(), {}
     if not isinstance(source, str | os.PathLike):
-        what = f"a path, a mapping or a Config was wanted, got {_got(source)}"
+        what = f"a path, a mapping or a Config was wanted, got {got(source)}"
         raise ConfigError([Problem("configuration", what)])
     if "\n" in str(source):
         raise ConfigError([Problem("configuration", "a path was wanted, got YAML text; pass yaml.safe_load(text)")])

@@ -19,6 +19,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -37,6 +39,8 @@ __all__ = [
     "SessionError",
     "StartError",
     "TopicError",
+    "got",
+    "suggest",
 ]
 
 
@@ -135,3 +139,25 @@ class JournalError(EtherError, OSError):
 
 class RecordingError(EtherError, ValueError):
     """Not a recording, or a damaged one."""
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return the text to append to an error, ``; did you mean `period`?``, or nothing when no known name is near."""
+    names = {str(name).lower(): str(name) for name in known}
+    near = difflib.get_close_matches(str(word).lower(), names, n=1, cutoff=0.6)
+    return f"; did you mean `{names[near[0]]}`?" if near else ""
+
+
+def got(value: object) -> str:
+    """Return a value as an error names it: ``the text 'soon'``, ``a mapping``."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return f"{'true' if value else 'false'} (YAML reads on, off, yes and no so; quote it if a text is meant)"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    return "a list" if isinstance(value, list | tuple) else f"{type(value).__name__} {value!r}"

@@ -163,6 +163,8 @@ class Host:
         for name, child in waiting.items():
             self._supervisor.give_orders(child, self._orders(name, *wanted[name], url=url))
         self._await_ready([*waiting, *(["recorder"] if recorder is not None else [])])
+        if self._member is not None:
+            self._member.set_status(State.READY)
 
     def _spawn(self, name: str, instance: InstanceConfig) -> Child:
         given = instance.restart

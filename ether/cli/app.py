@@ -157,7 +157,7 @@ def _tell(exc: EtherError) -> int:
 
 
 def _tell_usage(exc: BaseException) -> int:
-    from ether.config import suggest
+    from ether.errors import suggest
 
     ctx = getattr(exc, "ctx", None)
     message = str(getattr(exc, "format_message", lambda: exc)()).rstrip()

@@ -24,7 +24,7 @@ def broker(
     Sessions reach it by ETHER_BROKER, or by `broker:` in their YAML.
     """
     from ether import brokers
-    from ether.config import suggest
+    from ether.errors import suggest
 
     kinds = ("auto", "embedded", "mosquitto")
     if kind not in kinds:

@@ -32,8 +32,6 @@ instances:
     class_path: components.Controller
     kwargs: {{limit: 21.0}}
 
-expect:                       # what must come by for a recording to be complete
-  lab/temperature: {{rate: 10Hz ±50%, from: sensor}}
 """
 
 _COMPONENTS = '''\

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ether.config import MARKS, Config, Rate, duration, json_schema, rate, size, suggest
+from ether.config import MARKS, Config, Rate, duration, json_schema, rate, size
+from ether.errors import suggest
 from ether.errors import ConfigError, Problem
 
 ROOT = Path(__file__).parents[2]

@@ -347,7 +347,11 @@ class Host:
         instance = Instance(component, target, member, drain_timeout=self.config.session.stop_timeout)
         member.open()
         instance.open()
-        instance.init()
+        if not instance.init():
+            detail = member.detail
+            instance.release()
+            instance.close({})
+            raise StartError({name: detail})
         if self.started:
             instance.start()
 
@@ -358,6 +362,12 @@ class Host:
         thread = threading.Thread(target=live, name=f"instance {name}", daemon=True)
         thread.start()
         self._by_hand[name] = (instance, thread)
+
+        def known() -> bool:
+            status = self.client.statuses.get(name)
+            return status is not None and status.boot == member.boot and status.state is not State.INIT
+
+        self.client.wait_for(known, self.config.session.start_timeout)
 
     # --- while it runs
 

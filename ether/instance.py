@@ -163,7 +163,7 @@ class Instance:
                     function(*arguments)
                 self._run_due()
         finally:
-            self._release()
+            self.release()
 
     def stop(self, reason: str = "") -> None:
         """Stop in order, soon: what was delivered before is handled, then save_all, cleanup and shutdown run."""
@@ -328,7 +328,8 @@ class Instance:
             self._run_hooks(verb)
         self._flush_batches(only_due=False)
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Give the target back as it was; `run` does so at its end."""
         for name in self._shadowed:
             vars(self.target).pop(name, None)
         if self._loop is not None:
@@ -508,6 +509,8 @@ class Instance:
             call_id, reply_to = str(request["id"]), str(request["reply_to"])
             params = dict(request.get("params") or {})
             deadline = float(request.get("deadline") or "inf")
+            if not reply_to.startswith(topics.reply("")) or topics.is_filter(reply_to):
+                raise ValueError(f"reply_to {reply_to!r} is not below {topics.reply('')}")
         except (PayloadError, KeyError, TypeError, ValueError) as exc:
             self.member.counts["rejected"] += 1
             logger.warning("%s: a call of %r was not understood: %s", self.name, method_name, exc)

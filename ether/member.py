@@ -104,6 +104,10 @@ class Member:
     def state(self) -> State:
         return self._status.state
 
+    @property
+    def detail(self) -> str:
+        return self._status.detail
+
     def open(self, timeout: float = 10.0) -> None:
         """Connect and announce; BrokerError where that fails."""
         self.connection.subscribe([topics.status(self.name)])

@@ -23,11 +23,7 @@ from ether import (
     ether_start,
     ether_sub,
 )
-
-
-class Point(BaseModel):
-    x: float
-    y: float = 0.0
+from ether.errors import StartError
 
 
 class Base:
@@ -756,3 +752,30 @@ def test_a_call_of_a_get_method_by_hand_is_the_plain_method(shared, add):
     plain = add(Plain())
 
     assert plain.status() is object
+
+
+def test_an_instance_added_by_hand_is_known_at_once(shared, add):
+    class Known:
+        pass
+
+    add(Known(), "known")
+
+    assert shared.instances()["known"].state == "ready"
+
+
+def test_an_instance_added_by_hand_whose_init_fails_is_an_error_and_leaves_the_object_plain(shared):
+    class Broken:
+        @ether_init
+        def prepare(self) -> None:
+            raise OSError("no such port")
+
+        @ether_pub
+        def read(self) -> int:
+            return 1
+
+    broken = Broken()
+
+    with pytest.raises(StartError, match="broken: Broken.prepare raised OSError: no such port"):
+        shared.add(broken, "broken")
+
+    assert vars(broken) == {}

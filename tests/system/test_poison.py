@@ -191,6 +191,6 @@ def test_damaged_statuses_and_descriptions_disturb_nobody(shared, sink, until, r
     client.publish("poison/keyword", b'{"x": 1, "y": 2}')
 
     until(lambda: sink.got == [(1, 2)])
-    assert {"session", "sink"} <= shared.instances().keys()
+    until(lambda: {"session", "sink"} <= shared.instances().keys(), 1.0)
     assert "an error in a callback" not in caplog.text
     assert shared.info()["broker"]["url"].startswith("mqtt://127.0.0.1:")

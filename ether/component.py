@@ -6,6 +6,7 @@ Validators are built here, once per class and process, never per message.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import math
 import sys
@@ -22,6 +23,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, NotRequired, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
@@ -568,7 +570,7 @@ def load_class(path: str) -> type:
     for cut in range(len(parts) - 1, 0, -1):
         name = ".".join(parts[:cut])
         try:
-            module = sys.modules["__main__"] if name == "__main__" else importlib.import_module(name)
+            module = sys.modules["__main__"] if _is_running_script(name) else importlib.import_module(name)
             break
         except ModuleNotFoundError as exc:
             if exc.name is None or not (name == exc.name or name.startswith(f"{exc.name}.")):
@@ -587,6 +589,17 @@ def load_class(path: str) -> type:
     if not isinstance(target, type):
         raise ComponentError(f"class_path {path!r}: a {type(target).__name__}, not a class")
     return target
+
+
+def _is_running_script(name: str) -> bool:
+    """Return whether a module is the script that runs: importing it under its own name would run it again."""
+    if name == "__main__":
+        return True
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if file is None or name in sys.modules or Path(file).stem != name.rpartition(".")[2]:
+        return False
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == Path(file).resolve()
 
 
 def bind(target: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

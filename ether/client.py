@@ -160,6 +160,9 @@ class Client:
             # Rule 1: a last will of an earlier boot says nothing about this one.
             if status and known and status.state is State.LOST and status.boot and known.boot != status.boot:
                 return
+            if status and known and status.state is known.state is State.LOST and known.detail and known.boot == status.boot:
+                if status.detail == "connection lost":
+                    return  # the will comes after who knew better
             if status is None:
                 self.statuses.pop(name, None)
             else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import getpass
+import inspect
+import io
 import json
 import logging
 import os
@@ -13,8 +15,9 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import ChainMap
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import MISSING, asdict
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -289,13 +292,12 @@ class Host:
             return True
 
     def _pickle(self, name: str, instance: InstanceConfig) -> str:
-        import cloudpickle
-
         target = self.config.classes.get(instance.class_path) or load_class(instance.class_path)
         local = target.__module__ == "__main__" or "<locals>" in target.__qualname__
         try:
-            content = (target if local else instance.class_path, instance.args, instance.kwargs)
-            return base64.b64encode(cloudpickle.dumps(content)).decode()
+            named = _named_in_annotations(target) if local else {}
+            content = (target if local else instance.class_path, instance.args, instance.kwargs, named)
+            return base64.b64encode(_pickled(content)).decode()
         except Exception as exc:
             raise StartError(
                 {name: f"{instance.class_path} or its arguments cannot go to another process: {exc}; "
@@ -331,6 +333,7 @@ class Host:
                 raise SessionError(f"no instance {name!r} is declared; there are {', '.join(declared) or 'none'}")
             if name in self._supervisor.children and not self._supervisor.children[name].ended.is_set():
                 raise SessionError(f"{name} runs already")
+        self.client.echo()  # what was said of the former process has come then
         self._failures.clear()
         for name in names:
             self.client.statuses.pop(name, None)
@@ -407,7 +410,8 @@ class Host:
         self._endings[child.name] = child.exit
         connection = self.client.connection
         known = self.client.statuses.get(child.name)
-        if connection.connected and (known is None or known.state is not State.LOST or not known.detail.strip()):
+        told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
+        if connection.connected and not told:  # a constructor's own words stand; the broker's do not say how
             boot = known.boot if known else ""
             content = {"state": "lost", "boot": boot, "t": clock.now(), "detail": child.exit}
             connection.publish(topics.status(child.name), codecs.encode(content), 1, retain=True)
@@ -494,7 +498,6 @@ class Host:
             return
         names = [*self._supervisor.children, *self._endings]
         if self._member is not None:
-            names.append("session")
             for topic in (topics.SESSION, topics.RUN):
                 connection.publish(topic, b"", 1, retain=True)
         for name in dict.fromkeys(names):
@@ -514,7 +517,7 @@ class Host:
 
     def _release(self) -> None:
         if self._member is not None:
-            self._member.close(1.0)
+            self._member.close(1.0, clear=True)
         elif self._guest is not None:
             self._guest.close()
         if self._broker is not None:
@@ -526,6 +529,47 @@ def add(host: Host, target: Any, name: str) -> Any:
     """Make `target` an instance of the session and return it."""
     host.add(target, name)
     return target
+
+
+def _pickled(content: Any) -> bytes:
+    """Return a pickle that holds classes of the running script by value."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+        # Dataclasses compare with this object by identity, which a copy would break.
+        dispatch_table = ChainMap({type(MISSING): lambda _: "MISSING"}, cloudpickle.Pickler.dispatch_table)
+
+    buffer = io.BytesIO()
+    Pickler(buffer).dump(content)
+    return buffer.getvalue()
+
+
+def _named_in_annotations(target: type) -> dict[str, Any]:
+    """Return what a class's annotations name, where they are text: what travels with a class by value is only what
+    its code names.
+    """
+    found: dict[str, Any] = {}
+    todo: list[Any] = [target]
+    while todo:
+        cls = todo.pop()
+        for owner in (each for each in cls.__mro__ if each.__module__ == target.__module__):
+            around = vars(sys.modules.get(owner.__module__, sys))
+            for item in (owner, *filter(inspect.isfunction, vars(owner).values())):
+                names = getattr(item, "__globals__", around)
+                for text in inspect.get_annotations(item).values():
+                    for name in _names_in(text) - found.keys():
+                        if name in names:
+                            found[name] = names[name]
+                            if isinstance(found[name], type) and found[name].__module__ == target.__module__:
+                                todo.append(found[name])
+    return found
+
+
+def _names_in(annotation: Any) -> set[str]:
+    try:
+        return set(compile(annotation, "annotation", "eval").co_names) if isinstance(annotation, str) else set()
+    except SyntaxError:
+        return set()
 
 
 def _plain(url: str) -> str:

@@ -139,7 +139,8 @@ class Member:
             timeout: seconds to wait for confirmations.
             clear: remove the retained status and description, as nobody will look for them.
         """
-        self._closed.set()
+        with self._announcing:  # no heartbeat may follow what we send now
+            self._closed.set()
         if self._log_handler is not None:
             logging.getLogger().removeHandler(self._log_handler)
         if clear and self.connection.connected:
@@ -155,6 +156,8 @@ class Member:
 
     def _announce_status(self) -> None:
         with self._announcing:
+            if self._closed.is_set():
+                return
             counts = {key: count for key, count in {**self.counts, **self.describe()}.items() if count}
             status = replace(self._status, counts=counts)
             if self.connection.connected or threading.current_thread() is self.connection._thread:  # noqa: SLF001

@@ -561,10 +561,21 @@ def main() -> None:
 def _unpack(orders: dict[str, Any], load: Callable[[str], type]) -> tuple[type, list[Any], dict[str, Any]]:
     """Return the class and its arguments; those that JSON cannot carry came pickled, by value."""
     if orders["pickled"]:
-        cls, args, kwargs = pickle.loads(base64.b64decode(orders["pickled"]))  # noqa: S301 - from our own parent
+        cls, args, kwargs, named = pickle.loads(base64.b64decode(orders["pickled"]))  # noqa: S301 - from our own parent
+        _name(cls, named)
     else:
         cls, args, kwargs = orders["class_path"], orders["args"], orders["kwargs"]
     return (load(cls) if isinstance(cls, str) else cls), args, kwargs
+
+
+def _name(cls: Any, named: dict[str, Any]) -> None:
+    """Put what annotations name where it is looked up: beside the functions of the class, and in its module."""
+    around = [vars(sys.modules["__main__"])]
+    if isinstance(cls, type):
+        around += [each.__globals__ for each in vars(cls).values() if hasattr(each, "__globals__")]
+    for names in around:
+        for name, value in named.items():
+            names.setdefault(name, value)
 
 
 def _fail(member: Any, exc: BaseException) -> None:

@@ -1,0 +1,69 @@
+# Two commands for newcomers: `make demo` and `make test`. They need Python 3.11 or newer, and make.
+
+PYTHON ?= $(firstword $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p"; done))
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements.lock
+PYTEST_ARGS ?= -n 2
+
+.PHONY: help demo test check bench lock wheel clean
+
+help:
+	@echo "make demo    install into $(VENV), run a small session, show and verify its recording"
+	@echo "make test    run all tests (PYTEST_ARGS='-k shutdown' chooses)"
+	@echo "make check   style, types and import floors"
+	@echo "make bench   measure against peers"
+	@echo "make wheel   build the wheel into dist/"
+	@echo "make lock    renew requirements.lock from pyproject.toml"
+	@echo "make clean   remove what these made, recordings excepted"
+
+demo: $(VENV)/.installed
+	$(BIN)/ether demo
+
+test: $(VENV)/.test
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto >/dev/null || { \
+		echo "*** Mosquitto is not installed: the tests that need it are SKIPPED."; \
+		echo "*** To run them: apt install mosquitto  (brew install mosquitto)"; }
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests/typing
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(BIN)/basedpyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes ether
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/messages.py $(BENCH_ARGS)
+
+wheel: $(VENV)/.build
+	$(BIN)/python -m build --wheel --outdir dist .
+
+# The newest versions that pyproject.toml allows, with all groups, as `pip freeze` tells them.
+lock:
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade pip
+	build/lock/bin/python -m pip install --quiet -e '.[data]' --group check --group bench --group build
+	{ echo "# What is tested together. Constraints, not requirements: pip install -c requirements.lock -e ."; \
+	  echo "# Made by: make lock"; \
+	  build/lock/bin/python -m pip freeze --exclude-editable; } > requirements.lock
+	rm -rf build/lock
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+
+# Each stamp is younger than what it was installed from, so a second run installs nothing.
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@test -n "$(PYTHON)" || { echo "ether needs Python 3.11 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test $(VENV)/.check $(VENV)/.bench $(VENV)/.build: $(VENV)/.%: $(VENV)/.installed
+	$(PIP) --upgrade 'pip>=25.1'
+	$(PIP) --group $*
+	@touch $@

@@ -1,0 +1,123 @@
+"""What the brokers we start have in common: a port, a folder, a child process that ends with us."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from ether.errors import BrokerError
+
+__all__ = ["DEFAULT_PORT", "ChildBroker", "free_port", "split_listen"]
+
+DEFAULT_PORT = 1883
+_STOP_S = 5.0
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Return host and port of ``host:port``; BrokerError says what is wrong with it."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65_535:
+        raise BrokerError(f"broker.listen {listen!r}: write host:port, such as 127.0.0.1:1883")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def free_port(host: str, wanted: int) -> int:
+    """Return `wanted` if nobody listens there, else a free port."""
+    for port in (wanted, 0):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise BrokerError(f"no free port on {host}")
+
+
+class ChildBroker:
+    """A broker process that we start, on loopback, and stop; it ends by itself if we die."""
+
+    kind = ""
+
+    def __init__(self, listen: str | None = None, folder: str | None = None, why: str = "") -> None:
+        self.why = why
+        self.process: subprocess.Popen[bytes] | None = None
+        self._given = listen is not None
+        self.host, self.port = split_listen(listen) if listen else ("127.0.0.1", DEFAULT_PORT)
+        if self.host not in ("127.0.0.1", "localhost", "::1"):
+            raise BrokerError(
+                f"broker.listen {listen}: only loopback addresses are served without users; "
+                "run a broker with credentials yourself and give its url"
+            )
+        self._folder = folder
+        self.folder = Path()
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"mqtt://{host}:{self.port}"
+
+    def __enter__(self) -> ChildBroker:
+        # A temporary folder is private to us and goes with us; a given one stays, for the next start.
+        self.folder = Path(self._folder or tempfile.mkdtemp(prefix="ether-broker-"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_at_a_port()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _start_at_a_port(self) -> None:
+        """Start at the given port; without one, at MQTT's or any: whoever takes it after our look makes us look again."""
+        if self._given:
+            self._start()
+            return
+        for wanted in (self.port, 0, 0):
+            self.port = free_port(self.host, wanted)
+            try:
+                self._start()
+            except BrokerError as exc:
+                failure = exc
+                self._end()
+            else:
+                return
+        raise failure
+
+    def _start(self) -> None:
+        raise NotImplementedError
+
+    def __exit__(self, *exc: object) -> None:
+        self._end()
+        if self._folder is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _end(self) -> None:
+        if self.process is not None:
+            self._signal(signal.SIGTERM)
+            try:
+                self.process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+                self.process.wait()
+            for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+                if stream is not None:
+                    stream.close()
+            self.process = None
+
+    def _signal(self, number: int) -> None:
+        """Signal the broker, and whatever guards it: it leads a process group of its own."""
+        assert self.process is not None
+        if hasattr(os, "killpg"):
+            try:
+                os.killpg(self.process.pid, number)
+            except ProcessLookupError:
+                pass  # it has ended by itself
+        else:
+            self.process.terminate()

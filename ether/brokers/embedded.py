@@ -1,0 +1,41 @@
+"""The embedded broker: `ether_broker` in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from ether.brokers.child import ChildBroker
+from ether.errors import BrokerError
+
+__all__ = ["Embedded"]
+
+_PREFIX = "listening "
+_PORT_TAKEN = 4
+"""Its exit code where it cannot listen."""
+
+
+class Embedded(ChildBroker):
+    """Needs nothing but Python. It says on stdout where it listens, and ends when our end of its stdin closes."""
+
+    kind = "embedded"
+
+    def _start(self) -> None:
+        warnings = [argument for option in sys.warnoptions for argument in ("-W", option)]
+        command = [sys.executable, *warnings, "-m", "ether_broker", "--listen", f"{self.host}:{self.port}"]
+        self.process = subprocess.Popen(
+            [*command, "--data", str(self.folder), "--parent-pipe"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)},
+            start_new_session=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().decode().strip()
+        if not line.startswith(_PREFIX):
+            code = self.process.wait()
+            why = "the port is taken" if code == _PORT_TAKEN else f"exit code {code}"
+            raise BrokerError(f"the embedded broker did not start at {self.host}:{self.port}: {why}")
+        self.port = int(line.rpartition(":")[2])

@@ -1,0 +1,105 @@
+"""A Mosquitto of our own: a child process with a configuration we write."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from typing import IO
+
+from ether import clock
+from ether.brokers.child import ChildBroker
+from ether.errors import BrokerError
+
+__all__ = ["Mosquitto", "find_mosquitto"]
+
+logger = logging.getLogger(__name__)
+
+_PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", "C:\\Program Files\\mosquitto")
+_START_S = 5.0
+# Mosquitto does not watch its parent. A shell does, beside it, and takes five seconds so that clients can end first.
+_GUARDED = """
+exec 3<&0 </dev/null
+(cat <&3 >/dev/null 2>&1; sleep 5; kill -TERM $$ 2>/dev/null && sleep 1 && rm -rf "$2") >/dev/null 2>&1 &
+exec 3<&-
+exec "$0" -c "$1"
+"""
+
+
+def find_mosquitto() -> str | None:
+    """Return the path of the installed Mosquitto; None where there is none."""
+    return shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_PLACES))
+
+
+class Mosquitto(ChildBroker):
+    """Mosquitto with limits that lose nothing in a lab: its defaults drop queued messages beyond a thousand."""
+
+    kind = "mosquitto"
+
+    def _start(self) -> None:
+        program = find_mosquitto()
+        if program is None:
+            raise BrokerError("mosquitto is not installed; try `apt install mosquitto` or `broker: embedded`")
+        configuration = self.folder / "mosquitto.conf"
+        configuration.write_text(self._configuration(), encoding="utf-8")
+        command = [program, "-c", str(configuration)]
+        if os.name == "posix":
+            doomed = str(self.folder) if self._folder is None else ""
+            command = ["/bin/sh", "-c", _GUARDED, program, str(configuration), doomed]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        threading.Thread(target=self._log, args=(self.process.stderr,), name="mosquitto", daemon=True).start()
+        self._wait_until_it_answers()
+
+    def _configuration(self) -> str:
+        folder = str(self.folder) + os.sep
+        lines = [
+            f"listener {self.port} {self.host}",
+            "allow_anonymous true",
+            "set_tcp_nodelay true",
+            "persistence true",
+            f"persistence_location {folder}",
+            "autosave_interval 30",
+            "max_inflight_messages 10000",  # the recorder acknowledges a whole commit at once
+            "max_queued_messages 10000000",  # not 0: releases 2.0.16 to 2.0.21 drop everything then
+            "max_packet_size 268435455",
+            "persistent_client_expiration 7d",
+            "log_dest stderr",
+            "log_type error",
+        ]
+        if hasattr(os, "geteuid") and os.geteuid() == 0:
+            lines.append(f"user {getpass.getuser()}")  # else it becomes `mosquitto`, who may not write to our folder
+        return "\n".join(lines) + "\n"
+
+    @staticmethod
+    def _log(lines: IO[bytes]) -> None:
+        """Pass on what Mosquitto says, in our format."""
+        for line in lines:
+            text = line.decode(errors="replace").partition(": ")[2].strip()
+            if "should not be run as root" not in text:  # it is loopback only, and ends with us
+                logger.warning("mosquitto: %s", text)
+
+    def _wait_until_it_answers(self) -> None:
+        """Mosquitto prints nothing when it is ready, so ask the port."""
+        assert self.process is not None
+        deadline = clock.monotonic() + _START_S
+        while clock.monotonic() < deadline:
+            try:
+                socket.create_connection((self.host, self.port), timeout=0.2).close()
+            except OSError:
+                pass
+            else:
+                return
+            try:
+                code = self.process.wait(0.01)
+            except subprocess.TimeoutExpired:
+                continue
+            raise BrokerError(f"mosquitto did not start at {self.host}:{self.port} (exit code {code}); is the port taken?")
+        raise BrokerError(f"mosquitto did not answer at {self.host}:{self.port} within {_START_S:g} s")
+
+

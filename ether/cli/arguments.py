@@ -1,0 +1,47 @@
+"""Arguments that several verbs take, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["AsJson", "ConfigFile", "For", "Overrides", "RecordingFile", "pairs", "seconds"]
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs; one object a line where there are several.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="The session's YAML.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key: instances.oven.kwargs.period=2. Repeatable."),
+]
+RecordingFile = Annotated[Path, typer.Argument(metavar="FILE", help="The recording.")]
+For = Annotated[str | None, typer.Option("--for", metavar="DURATION", help="End by itself after 10s, 5min, 2h.")]
+
+
+def seconds(text: str | None, option: str = "--for") -> float | None:
+    """Return the duration of an option; a usage error says what is wrong with it."""
+    from ether.config import duration
+
+    if text is None:
+        return None
+    try:
+        return duration(text)
+    except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint=option) from None
+
+
+def pairs(words: list[str] | None) -> dict[str, Any]:
+    """Return ``name=value`` words as a mapping; values are read as YAML, so ``4`` is a number and ``"4"`` a text."""
+    import yaml
+
+    found: dict[str, Any] = {}
+    for word in words or []:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"{word!r}: write name=value")
+        try:
+            found[name] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            found[name] = text
+    return found

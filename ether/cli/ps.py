@@ -1,0 +1,48 @@
+"""`ether ps`: who runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ether.cli import output
+from ether.cli.arguments import AsJson
+from ether.cli.joined import joined
+
+__all__ = ["ps", "rows"]
+
+
+def ps(json: AsJson = False) -> None:
+    """List the instances of the running session."""
+    with joined() as ether:
+        found = rows(ether)
+    if json:
+        for row in found:
+            output.as_json(row)
+        return
+    columns = ("name", "state", "process", "class", "host", "pid")
+    output.table(
+        [column.upper() for column in (*columns, "detail")],
+        [
+            [str(row[key] or "") if key == "pid" else row[key] for key in columns] + [row["detail"].partition("\n")[0]]
+            for row in found
+        ],
+    )
+
+
+def rows(ether: Any) -> list[dict[str, Any]]:
+    """Return what is known of every instance, by name; the session itself is none."""
+    return [_as_row(instance) for name, instance in sorted(ether.instances().items()) if name != "session"]
+
+
+def _as_row(instance: Any) -> dict[str, Any]:
+    """Return what is known of one instance as JSON-able fields."""
+    return {
+        "name": instance.name,
+        "state": str(instance.state),
+        "process": str(instance.process or ""),
+        "class": instance.class_name,
+        "host": instance.host,
+        "pid": instance.pid,
+        "detail": instance.detail or "",
+        "counts": dict(instance.counts or {}),
+    }

@@ -1,0 +1,50 @@
+"""`ether status`: the session at a glance."""
+
+from __future__ import annotations
+
+from ether.cli import output
+from ether.cli.arguments import AsJson
+from ether.cli.joined import joined
+from ether.cli.ps import rows
+
+__all__ = ["status"]
+
+_COUNTS = ("received", "handled", "failed", "rejected", "published", "missed", "queued")
+
+
+def status(json: AsJson = False) -> None:
+    """Show the running session at a glance.
+
+    Broker, recording, run, and what each instance has done.
+    """
+    with joined() as ether:
+        info = ether.info()
+        found = rows(ether)
+    if json:
+        output.as_json({**info, "instances": found}, indent=2)
+        return
+    session, broker, recorder = info.get("session") or {}, info.get("broker") or {}, info.get("recorder") or {}
+    output.line(f"session    {session.get('name', '')}{_below(info.get('namespace'))}")
+    output.line(f"broker     {broker.get('url', '')} ({broker.get('kind', '')}, {broker.get('why', '')})")
+    output.line(f"recording  {info.get('recording') or 'off'}")
+    if recorder:
+        output.line(f"recorded   {recorder.get('recorded', 0):,}, lost {recorder.get('lost', 0):,}")
+    if info.get("run"):
+        output.line(f"run        {info['run'].get('name', '')}")
+    output.line("")
+    output.table(
+        ["NAME", "STATE", *(name.upper() for name in _COUNTS), "DETAIL"],
+        [
+            [
+                row["name"],
+                row["state"],
+                *(row["counts"].get(name) for name in _COUNTS),
+                row["detail"].partition("\n")[0],
+            ]
+            for row in found
+        ],
+    )
+
+
+def _below(namespace: str | None) -> str:
+    return f", below {namespace}/" if namespace else ""

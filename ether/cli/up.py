@@ -1,0 +1,68 @@
+"""`ether up FILE`: run a session."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ether.cli import hosting, output
+from ether.cli.arguments import ConfigFile, For, Overrides, seconds
+from ether.cli.joined import find_classes_from
+
+if TYPE_CHECKING:
+    from ether.config import Config
+
+__all__ = ["up"]
+
+
+def up(
+    file: ConfigFile,
+    overrides: Overrides = None,
+    span: For = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once it is ready; `ether down` ends it.")
+    ] = False,
+) -> int:
+    """Run a session until Ctrl-C.
+
+    It then finishes what was delivered, closes the recording, and is summarised. A second Ctrl-C ends it at once.
+    """
+    from ether.config import Config
+
+    limit = seconds(span)
+    find_classes_from(file)
+    config = Config.load(file, overrides or ())
+    if detach:
+        words = [word for override in overrides or () for word in ("--set", override)]
+        return _detach(config, [str(file), *words, *(("--for", span) if span else ())])
+    outcome = hosting.host(config, limit)
+    hosting.tell(outcome)
+    return outcome.exit_code
+
+
+def _detach(config: Config, arguments: list[str]) -> int:
+    """Start the same command as a process of its own, and return once it says that it is ready."""
+    folder = Path(config.session.data)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{config.session.name}.log"
+    command = [sys.executable, "-m", "ether.cli", "up", *arguments]
+    with log.open("wb") as file:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    while True:
+        said = log.read_text(encoding="utf-8", errors="replace")
+        if f"\n{hosting.READY}" in f"\n{said}":
+            output.note(f"{config.session.name}: runs as process {child.pid}, its log is {log}; `ether down` ends it")
+            child.returncode = 0  # it outlives us on purpose: nothing to wait for, and no warning about it
+            return 0
+        try:
+            code = child.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        sys.stderr.write(log.read_text(encoding="utf-8", errors="replace"))
+        return code or 1

@@ -1,0 +1,417 @@
+"""Client: what any process that has tapped in can do: publish, listen, call, annotate, and see who lives."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import asdict, dataclass, replace
+from itertools import count
+from typing import Any
+
+from ether import clock, codecs, topics
+from ether.errors import CallError, CallTimeout, PayloadError
+from ether.member import read_about, read_status
+from ether.model import About, Annotation, Message, Reading, Run, State, Status
+from ether.mqtt import Connection
+
+__all__ = ["CALL_TIMEOUT_S", "Client", "InstanceInfo", "Subscription", "tag_tuple"]
+
+logger = logging.getLogger(__name__)
+
+CALL_TIMEOUT_S = 10.0
+_GONE = (State.LOST, State.DISCONNECTED)
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceInfo:
+    """What is known of one instance."""
+
+    name: str
+    state: State
+    detail: str = ""
+    class_name: str = ""
+    pid: int | None = None
+    host: str = ""
+    boot: str = ""
+    counts: Mapping[str, int] | None = None
+    process: str = ""
+    """What its supervisor sees (``running``, ``exited`` …); empty where it has another one."""
+    about: About | None = None
+
+
+class Subscription:
+    """A callback on a topic filter; `stop` ends it."""
+
+    def __init__(self, client: Client, topic_filter: str, callback: Callable[[Reading], None]) -> None:
+        self.topic_filter = topic_filter
+        self.callback = callback
+        self._client = client
+
+    def stop(self) -> None:
+        self._client.unsubscribe(self)
+
+
+@dataclass(slots=True)
+class _Pending:
+    future: Future[Any]
+    target: str
+    boot: str
+
+
+class Client:
+    """One process's hold on the system, over a connection that somebody else opens and closes."""
+
+    def __init__(self, connection: Connection, name: str, boot: str) -> None:
+        """Stand on a connection; its owner hands each message to `take`.
+
+        Args:
+            connection: opened or not yet.
+            name: what readings published by hand are signed with.
+            boot: boot id they are numbered under.
+        """
+        self.connection = connection
+        self.name = name
+        self.boot = boot
+        self.statuses: dict[str, Status] = {}
+        self.abouts: dict[str, About] = {}
+        self.current_run: dict[str, Any] = {}
+        self.session: dict[str, Any] = {}
+        self.on_change: Callable[[str, Status | None], None] = lambda name, status: None
+        """Called in the network thread when an instance's status changes; None when it was cleared."""
+        self._reply_topic = topics.reply(connection.client_id)
+        self._watching = False
+        self._heard_at: dict[str, float] = {}
+        self._changed = threading.Condition()
+        self._call_prefix = f"{connection.client_id}-{boot}"
+        self._call_numbers = count()
+        self._pending: dict[str, _Pending] = {}
+        self._echoes: dict[str, threading.Event] = {}
+        self._turns: dict[str, count[int]] = {}
+        self._signer = codecs.Signer(name, boot)
+        self._numbers: dict[str, int] = {}
+        self._numbering = threading.Lock()
+        self._subscriptions: list[Subscription] = []
+
+    # --- incoming, in the network thread
+
+    def take(self, message: Message) -> bool:
+        """Handle a message if it is for this client's own purposes; True if nobody else needs it."""
+        reserved = topics.parse(message.topic)
+        if reserved is None or reserved.kind == "annotation":
+            return self._take_data(message)
+        if reserved.kind == "reply" and message.topic == self._reply_topic:
+            self._take_reply(message.payload)
+            return True
+        if reserved.kind == "status":
+            self._take_status(reserved.name, message.payload)
+            return True
+        if reserved.kind == "about":
+            about = read_about(reserved.name, message.payload)
+            with self._changed:
+                if about is None:
+                    self.abouts.pop(reserved.name, None)
+                else:
+                    self.abouts[reserved.name] = about
+                self._changed.notify_all()
+            return True
+        if message.topic in (topics.RUN, topics.SESSION):
+            try:
+                content = codecs.decode(message.payload)[0]
+            except PayloadError as exc:
+                logger.warning("%s: message on %r rejected: %s", self.name, message.topic, exc)
+                return True
+            if message.topic == topics.RUN:
+                self.current_run = content
+            else:
+                self.session = content
+            return True
+        return False
+
+    def _take_data(self, message: Message) -> bool:
+        if not self._subscriptions:
+            return False
+        found = [each for each in self._subscriptions if topics.matches(each.topic_filter, message.topic)]
+        if not found:
+            return False
+        try:
+            fields, envelope = codecs.decode(message.payload)
+        except PayloadError as exc:
+            logger.warning("%s: message on %r rejected: %s", self.name, message.topic, exc)
+            return False
+        reading = Reading(message.topic, fields)
+        if envelope is not None:
+            time = envelope.t if isinstance(envelope.t, (int, float)) else None
+            reading = Reading(message.topic, fields, time, envelope.n, envelope.by, envelope.b)
+        for each in found:
+            try:
+                each.callback(reading)
+            except Exception:
+                logger.exception("%s: the callback on %r failed", self.name, each.topic_filter)
+        return False
+
+    def _take_status(self, name: str, payload: bytes) -> None:
+        status = read_status(payload)
+        with self._changed:
+            known = self.statuses.get(name)
+            # Rule 1: a last will of an earlier boot says nothing about this one.
+            if status and known and status.state is State.LOST and status.boot and known.boot != status.boot:
+                return
+            if status and known and status.state is known.state is State.LOST and known.detail and known.boot == status.boot:
+                if status.detail == "connection lost":
+                    return  # the will comes after who knew better
+            if status is None:
+                self.statuses.pop(name, None)
+            else:
+                self.statuses[name] = status
+                self._heard_at[name] = clock.monotonic()
+            self._changed.notify_all()
+        for call_id, pending in list(self._pending.items()):
+            if pending.target == name and (status is None or status.state in _GONE or status.boot != pending.boot):
+                self._pending.pop(call_id, None)
+                self._fail(pending, f"{name} is gone ({status.state if status else 'cleared'}) and did not answer")
+        self.on_change(name, status)
+
+    @staticmethod
+    def _fail(pending: _Pending, why: str) -> None:
+        if not pending.future.done():
+            pending.future.set_exception(CallError(why, type="Lost"))
+
+    def _take_reply(self, payload: bytes) -> None:
+        try:
+            reply, _ = codecs.decode(payload)
+        except PayloadError:
+            logger.warning("%s: a damaged reply was dropped", self.name)
+            return
+        if "echo" in reply:
+            event = self._echoes.pop(str(reply["echo"]), None)
+            if event is not None:
+                event.set()
+            return
+        pending = self._pending.pop(str(reply.get("id")), None)
+        if pending is None or pending.future.done():
+            return  # a late reply never answers another call
+        if reply.get("status") == "success":
+            pending.future.set_result(reply.get("result"))
+        else:
+            pending.future.set_exception(
+                CallError(str(reply.get("error")), str(reply.get("type", "")), str(reply.get("traceback", "")))
+            )
+
+    # --- who lives
+
+    def watch(self) -> None:
+        """Know every status and description from now on; returns when the retained ones have come."""
+        if self._watching:
+            return
+        self.connection.subscribe([topics.status("+"), topics.about("+"), topics.RUN, topics.SESSION, self._reply_topic])
+        self.echo()
+        self._watching = True
+
+    def echo(self, timeout: float = 5.0) -> bool:
+        """Send a message to ourselves and wait for it: what the broker owed us before it has come then."""
+        token = secrets.token_hex(4)
+        event = self._echoes[token] = threading.Event()
+        self.connection.publish(self._reply_topic, codecs.encode({"echo": token}), 1)
+        return event.wait(timeout)
+
+    def wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait until a condition on statuses and descriptions holds; False when `timeout` seconds have passed."""
+        with self._changed:
+            return self._changed.wait_for(condition, timeout)
+
+    def poke(self) -> None:
+        """Have waiters look at their condition again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def wait_until_ready(self, name: str, timeout: float) -> bool:
+        """Wait for one instance to be ready, without watching all the others."""
+        self.connection.subscribe([topics.status(name)])
+
+        def ready() -> bool:
+            status = self.statuses.get(name)
+            return status is not None and status.state in (State.READY, State.ALERT)
+
+        return self.wait_for(ready, timeout)
+
+    def instances(self) -> dict[str, InstanceInfo]:
+        """Return what is known of every member, by name."""
+        self.watch()
+        with self._changed:
+            return {name: self._info(name, status) for name, status in sorted(self.statuses.items())}
+
+    def _info(self, name: str, status: Status) -> InstanceInfo:
+        about = self.abouts.get(name)
+        state, detail = status.state, status.detail
+        # Rule 3: a broker that restarts forgets wills, so a broken promise to repeat reads as a loss.
+        silent_s = clock.monotonic() - self._heard_at.get(name, 0.0)
+        if status.every and state not in _GONE and silent_s > 3 * status.every:
+            state, detail = State.LOST, f"silent for more than {3 * status.every:g} s"
+        info = InstanceInfo(name, state, detail, boot=status.boot, counts=status.counts, about=about)
+        if about is not None:
+            info = replace(info, class_name=about.class_name, pid=about.pid, host=about.host)
+        return info
+
+    # --- publish and listen
+
+    def pub(self, data: Any, topic: str, qos: int = 1, retain: bool = False) -> None:
+        """Publish a value by hand, numbered and stamped as this client's.
+
+        Raises:
+            TopicError, PayloadError: the topic or the value cannot travel.
+        """
+        topics.check_topic(topic)
+        with self._numbering:
+            number = self._numbers.get(topic, 0)
+            payload = self._signer.encode(data, number, clock.now())
+            self._numbers[topic] = number + 1
+            self.connection.publish(topic, payload, qos, retain)
+
+    def last_numbers(self) -> dict[str, int]:
+        """Return the last number published by hand, per topic."""
+        return {topic: number - 1 for topic, number in self._numbers.items()}
+
+    def subscribe(self, topic_filter: str, callback: Callable[[Reading], None]) -> Subscription:
+        """Call back, in the network thread, with each reading of a topic filter."""
+        if topic_filter != topics.ANNOTATION:
+            topics.check_filter(topic_filter)
+        subscription = Subscription(self, topic_filter, callback)
+        self._subscriptions.append(subscription)
+        self.connection.subscribe([topic_filter])
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            if not any(each.topic_filter == subscription.topic_filter for each in self._subscriptions):
+                self.connection.unsubscribe([subscription.topic_filter])
+
+    def control(self, verb: str) -> None:
+        self.connection.publish(topics.control(verb), b"{}", 1)
+
+    def command(self, name: str, verb: str, **fields: Any) -> None:
+        self.connection.publish(topics.command(name, verb), codecs.encode(fields), 1)
+
+    # --- calls
+
+    def call(
+        self, target: str, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Future[Any]:
+        """Ask an instance (or, by class name, one of its instances in turn) and return the answer's future.
+
+        The future raises CallError: at once for an unknown target, as soon as it dies, or with what it raised.
+        """
+        self.watch()
+        name = self._resolve(target, method)
+        call_id = f"{self._call_prefix}-{next(self._call_numbers)}"
+        future: Future[Any] = Future()
+        request: dict[str, Any] = {"id": call_id, "reply_to": self._reply_topic, "params": dict(params or {})}
+        request["deadline"] = clock.now() + (CALL_TIMEOUT_S if timeout is None else timeout)
+        payload = codecs.encode(request)
+        self._pending[call_id] = _Pending(future, name, self.statuses[name].boot)
+        future.add_done_callback(lambda _: self._pending.pop(call_id, None))
+        self.connection.publish(topics.call(name, method), payload, 1)
+        return future
+
+    def _resolve(self, target: str, method: str) -> str:
+        """Return the living instance that a target names; CallError where there is none, or it has no such method."""
+        with self._changed:
+            alive = [name for name, status in self.statuses.items() if status.state not in _GONE]
+            if target in alive:
+                found = [target]
+            else:
+                found = sorted(
+                    name for name in alive
+                    if name in self.abouts and self.abouts[name].class_name.rpartition(".")[2] == target
+                )  # fmt: skip
+            if not found:
+                known = ", ".join(sorted(alive)) or "nobody"
+                raise CallError(f"nobody is called {target!r}; alive: {known}")
+            name = found[next(self._turns.setdefault(target, count())) % len(found)]
+            about = self.abouts.get(name)
+        if about is not None and method not in about.calls and not _handles(about, method):
+            raise CallError(f"{name} has no method {method!r} to call; it has {', '.join(sorted(about.calls)) or 'none'}")
+        return name
+
+    def request(
+        self, target: str, method: str, params: Mapping[str, Any] | None = None, timeout: float | None = None
+    ) -> Any:
+        """Ask and wait; returns the result or raises CallError (CallTimeout when no answer came)."""
+        limit = CALL_TIMEOUT_S if timeout is None else timeout
+        future = self.call(target, method, params, limit)
+        try:
+            return future.result(limit)
+        except FutureTimeout:
+            future.cancel()
+            raise CallTimeout(f"{target}.{method} did not answer within {limit:g} s") from None
+
+    def sync(self, topic: str, data: Mapping[str, Any] | None = None, timeout: float | None = None) -> dict[str, Any]:
+        """Have every subscriber of a topic handle `data`, and wait until all have finished.
+
+        Returns:
+            ``instance.method`` to what it returned.
+
+        Raises:
+            CallError: of the first that failed, naming it.
+        """
+        self.watch()
+        futures = {}
+        for name, about in self.abouts.items():
+            for topic_filter, entry in about.subscribes.items():
+                if topics.matches(topic_filter, topic) and self.statuses.get(name, _NOBODY).state not in _GONE:
+                    for method in entry.get("methods", []):
+                        futures[f"{name}.{method}"] = self.call(name, method, data, timeout)
+        if not futures:
+            raise CallError(f"nobody subscribes to {topic!r}")
+        limit = CALL_TIMEOUT_S if timeout is None else timeout
+        deadline = clock.monotonic() + limit
+        results, failures = {}, []
+        for label, future in futures.items():
+            try:
+                results[label] = future.result(max(0.0, deadline - clock.monotonic()))
+            except FutureTimeout:
+                failures.append(CallTimeout(f"{label} did not finish within {limit:g} s"))
+            except CallError as exc:
+                failures.append(CallError(f"{label}: {exc}", exc.type, exc.traceback))
+        if failures:
+            raise failures[0]
+        return results
+
+    # --- annotations and runs
+
+    def annotate(self, annotation: Annotation) -> None:
+        """Send a remark to whoever records."""
+        when = annotation.t0 if annotation.t1 is None else [annotation.t0, annotation.t1]
+        content: dict[str, Any] = {"text": annotation.text, "t": when, "by": annotation.by}
+        if annotation.tags:
+            content["tags"] = list(annotation.tags)
+        if annotation.values:
+            content["values"] = annotation.values
+        self.connection.publish(topics.ANNOTATION, codecs.encode(content), 1)
+
+    def announce_run(self, run: Run, current: Run | None) -> None:
+        """Tell what happened to a run; the retained message then names the run that is current, if any."""
+        self.connection.publish(topics.RUN, codecs.encode(_run_fields(run)), 1, retain=True)
+        if current is not run:
+            left = {} if current is None else _run_fields(current)
+            self.connection.publish(topics.RUN, codecs.encode(left), 1, retain=True)
+
+
+_NOBODY = Status(State.LOST)
+
+
+def _run_fields(run: Run) -> dict[str, Any]:
+    return {key: value for key, value in asdict(run).items() if value is not None}
+
+
+def _handles(about: About, method: str) -> bool:
+    return any(method in entry.get("methods", ()) for entry in about.subscribes.values())
+
+
+def tag_tuple(tags: Iterable[str] | str) -> tuple[str, ...]:
+    """Return tags as a tuple; one text is one tag."""
+    return (tags,) if isinstance(tags, str) else tuple(map(str, tags))

@@ -1,0 +1,56 @@
+"""The only file that asks the time."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+
+from ether.errors import got, suggest
+
+__all__ = ["SECONDS", "compact", "monotonic", "monotonic_ns", "now", "now_ns", "seconds", "text"]
+
+monotonic = time.monotonic
+"""Seconds on a clock that never jumps: for deadlines and durations."""
+monotonic_ns = time.monotonic_ns
+now_ns = time.time_ns
+"""Nanoseconds since the Unix epoch, UTC."""
+
+
+def now() -> float:
+    """Return seconds since the Unix epoch, UTC, rounded to the microsecond the wire carries."""
+    return time.time_ns() // 1000 / 1e6
+
+
+def text(unix_s: float) -> str:
+    """Return ``2026-01-16T11:28:42.765+00:00``."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
+
+
+def compact(unix_s: float) -> str:
+    """Return ``20260116-112842``, local time, fit for a file name."""
+    return datetime.fromtimestamp(unix_s).strftime("%Y%m%d-%H%M%S")  # noqa: DTZ006 - what the user's wall clock says
+
+
+SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+"""Unit of time to seconds."""
+_DURATION = re.compile(r"\s*((?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*([^\W\d_]*)\s*\Z")
+
+
+def seconds(value: object) -> float:
+    """Return seconds from ``5s``, ``100ms``, ``2min``, ``1h``, or a bare number of seconds.
+
+    Raises:
+        ValueError: not a duration, or negative; says what would be.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{value} is no duration; it counts seconds from 0 up")
+        return float(value)
+    found = _DURATION.match(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(f"a duration was wanted (`5s`, `100ms`, `2min`, `1h`), got {got(value)}")
+    number, unit = found.groups()
+    if unit and unit not in SECONDS:
+        raise ValueError(f"`{unit}` is no unit of time{suggest(unit, SECONDS) or '; use ms, s, min, h or d'}")
+    return float(number) * SECONDS[unit or "s"]

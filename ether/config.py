@@ -1,0 +1,1283 @@
+"""YAML -> Config: strict, and every problem found at once, each with ``file:line:column`` and the way out.
+
+`Config.load` is the door. Above the YAML stands the environment (`ETHER_BROKER`, `ETHER_DATA`), above that overrides.
+Nothing of the user's is imported here; `ether.component.check` looks at the classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
+from urllib.parse import unquote, urlsplit
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    SecretStr,
+    Strict,
+    ValidationError,
+    WithJsonSchema,
+    field_serializer,
+    model_validator,
+)
+
+from ether import topics
+from ether.clock import SECONDS
+from ether.clock import seconds as duration
+from ether.errors import ConfigError, Problem, TopicError, got, suggest
+
+__all__ = [
+    "MARKS",
+    "Broker",
+    "CallMark",
+    "ClassMarks",
+    "Config",
+    "Expect",
+    "Health",
+    "HookMark",
+    "Instance",
+    "MarkList",
+    "MethodMarks",
+    "PubMark",
+    "Rate",
+    "Record",
+    "Restart",
+    "Session",
+    "StartMark",
+    "SubMark",
+    "Tls",
+    "duration",
+    "json_schema",
+    "rate",
+    "size",
+    "suggest",
+]
+
+PathPart: TypeAlias = str | int
+KeyPath: TypeAlias = tuple[Any, ...]
+"""Keys and list indices from the top of the configuration; keys below ``kwargs`` may be any scalar."""
+
+# --------------------------------------------------------------------------------------------- values with units
+
+_BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_BYTES |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
+_QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([^\W\d_]*)\s*\Z")
+_RATE = re.compile(rf"\s*({_NUMBER})\s*(k?Hz|mHz|/\s*[a-zµ]+)?\s*(?:(?:±|\+/?-)\s*({_NUMBER})\s*%)?\s*\Z")
+
+
+def size(value: object) -> int:
+    """Return bytes from ``2GB`` (10**9), ``64MiB`` (2**20); a size says its unit.
+
+    Raises:
+        ValueError: not a size, or no unit; says what would be.
+    """
+    found = _QUANTITY.match(str(value)) if isinstance(value, str | int | float) else None
+    if found is None or isinstance(value, bool):
+        raise ValueError(f"a size was wanted (`2GB`, `64MiB`), got {got(value)}")
+    number, unit = found.groups()
+    if not unit:
+        raise ValueError(f"{value} has no unit; did you mean `{number}GB` or `{number}MB`?")
+    if unit not in _BYTES:
+        raise ValueError(f"`{unit}` is no unit of size{suggest(unit, _BYTES) or '; use kB, MB, GB, KiB, MiB or GiB'}")
+    return int(float(number) * _BYTES[unit])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rate:
+    """How often messages are expected."""
+
+    hz: float
+    """Messages per second."""
+    tolerance: float = 0.1
+    """Part of `hz` that it may be off by, either way; 0.1 where the text names none."""
+
+
+def rate(value: object) -> Rate:
+    """Return the rate from ``10Hz``, ``2/min ±10%``, or a bare number per second.
+
+    Raises:
+        ValueError: not a rate; says what would be.
+    """
+    text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    found = _RATE.match(text) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError(f"a rate was wanted (`10Hz`, `2/min ±10%`), got {got(value)}")
+    number, unit, percent = found.groups()
+    if unit is None or unit.endswith("Hz"):
+        hz = float(number) * {"k": 1e3, "m": 1e-3}.get((unit or "")[:-2], 1.0)
+    else:
+        per = unit[1:].strip()
+        if per not in SECONDS:
+            raise ValueError(f"`{per}` is no unit of time{suggest(per, SECONDS) or '; use s, min, h or d'}")
+        hz = float(number) / SECONDS[per]
+    if hz <= 0:
+        raise ValueError(f"`{value}` is no rate; it must be above 0")
+    return Rate(hz, float(percent) / 100) if percent else Rate(hz)
+
+
+# --------------------------------------------------------------------------------------------- kinds of fields
+
+_UNITS_OF_TIME = "|".join(SECONDS)
+_DURATION_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "number", "minimum": 0},
+        {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({_UNITS_OF_TIME})?\s*$"},
+    ]
+}
+_SIZE_SCHEMA: dict[str, Any] = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({'|'.join(_BYTES)})\s*$"}
+_RATE_SCHEMA: dict[str, Any] = {
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0},
+        {
+            "type": "string",
+            "pattern": rf"^\s*{_NUMBER}\s*(k?Hz|mHz|/\s*({_UNITS_OF_TIME}))?\s*((±|\+/?-)\s*{_NUMBER}\s*%)?\s*$",
+        },
+    ]
+}
+
+
+def _batch(value: object) -> int | float:
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError(f"{value} readings make no batch; at least 1")
+        return value
+    if isinstance(value, float):
+        raise ValueError(f"{value} has no unit; a count is a whole number, a duration says its unit: `{value}s`")
+    return duration(value)
+
+
+def _unit(value: object) -> str | dict[str, str]:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair):
+        return value
+    raise ValueError(f"a unit (`degC`) or a mapping of field to unit was wanted, got {got(value)}")
+
+
+def _session_name(text: str) -> str:
+    if not text or text.startswith(".") or not text.isprintable() or set(text) & set('/\\:*?"<>|'):
+        raise ValueError(f"{text!r} cannot name a session; it becomes a file name: letters, digits, `-`, `_`, `.`")
+    return text
+
+
+def _namespace(text: str) -> str:
+    if text:
+        topics.check_topic(text)
+    if text.startswith("/") or text.endswith("/"):
+        raise ValueError(f"{text!r} begins or ends with `/`; the slash after a namespace is put by ether")
+    return text
+
+
+def _class_path(value: object) -> str:
+    if isinstance(value, type):
+        return _path_of(value)
+    if not isinstance(value, str):
+        raise ValueError(f"a class was wanted (`package.module.Class`), got {got(value)}")
+    parts = value.replace(".<locals>", "").split(".")
+    if not all(part.isidentifier() for part in parts):
+        raise ValueError(f"{value!r} is no class path; write `package.module.Class`")
+    if len(parts) < 2:
+        raise ValueError(
+            f"{value!r} names no module; write `module.{value}` (`__main__.{value}` in the running script)"
+        )
+    return value
+
+
+def _template(text: str) -> str:
+    try:
+        names = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+    except ValueError as exc:
+        raise ValueError(f"{text!r}: {exc}") from None
+    for name in names:
+        if name not in ("session", "started"):
+            raise ValueError(f"`{{{name}}}` is unknown; {{session}} and {{started}} are filled in")
+    if not text or text.endswith("/"):
+        raise ValueError(f"{text!r} names no file")
+    return text
+
+
+def _listen(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{text!r} is no address; write HOST:PORT, such as `127.0.0.1:1883` or `0.0.0.0:1883`")
+    return text
+
+
+def _as_list(value: object) -> object:
+    """Read ``null`` as one mark without keywords, and a mapping as a list of one."""
+    if value is None:
+        return [{}]
+    if isinstance(value, list):
+        return [{} if item is None else item for item in value]
+    return [value]
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Flag: TypeAlias = Annotated[bool, Strict()]
+Whole: TypeAlias = Annotated[int, Strict()]
+Duration: TypeAlias = Annotated[float, PlainValidator(duration), WithJsonSchema(_DURATION_SCHEMA)]
+Size: TypeAlias = Annotated[int, PlainValidator(size), WithJsonSchema(_SIZE_SCHEMA)]
+RateText: TypeAlias = Annotated[
+    Rate, PlainValidator(rate), PlainSerializer(dataclasses.asdict, return_type=dict), WithJsonSchema(_RATE_SCHEMA)
+]
+Topic: TypeAlias = Annotated[str, AfterValidator(topics.check_topic)]
+Filter: TypeAlias = Annotated[str, AfterValidator(topics.check_filter)]
+Filters: TypeAlias = Annotated[list[Filter], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])]
+Name: TypeAlias = Annotated[str, AfterValidator(topics.check_name)]
+ClassPath: TypeAlias = Annotated[str, PlainValidator(_class_path), WithJsonSchema({"type": "string"})]
+Batch: TypeAlias = Annotated[
+    int | float,
+    PlainValidator(_batch),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, _DURATION_SCHEMA["anyOf"][1]]}),
+]
+Unit: TypeAlias = Annotated[
+    str | dict[str, str],
+    PlainValidator(_unit),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}]}),
+]
+
+
+class _Section(BaseModel):
+    """A mapping of the configuration: unknown keys are errors, a key without value takes its default."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, data: object) -> object:
+        data = cls._short_form({} if data is None else data)
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        """Return the mapping that a short form such as ``broker: auto`` stands for."""
+        return data
+
+
+# --------------------------------------------------------------------------------------------- marks of `registry`
+
+
+class HookMark(_Section):
+    """Keywords of ether_init, ether_save_all, ether_cleanup and ether_shutdown."""
+
+    subtopic: str | None = Field(default=None, description="Names `Class.subtopic` instead of the control topic.")
+
+
+class StartMark(HookMark):
+    """Keywords of ether_start."""
+
+    background: Flag = Field(default=False, description="Run beside the handlers: for long loops.")
+
+
+class CallMark(_Section):
+    """Keywords of ether_get and ether_save."""
+
+    description: str | None = Field(default=None, description="One line for people, shown by `ether status`.")
+
+
+class SubMark(_Section):
+    """Keywords of ether_sub."""
+
+    topic: Filter | None = Field(default=None, description="Topic or filter; default `ClassName.method_name`.")
+    subtopic: str | None = Field(default=None, description="Names `Class.subtopic`.")
+    qos: Literal[0, 1, 2] | None = Field(default=None, description="MQTT quality of service; default 1.")
+    description: str | None = Field(default=None, description="One line for people.")
+
+
+class PubMark(_Section):
+    """Keywords of ether_pub."""
+
+    topic: Topic | None = Field(default=None, description="Topic; default `ClassName.method_name`.")
+    subtopic: str | None = Field(default=None, description="Names `Class.subtopic`.")
+    every: Duration | None = Field(default=None, description="Call the method this often once started: `100ms`, `30s`.")
+    batch: Batch | None = Field(default=None, description="Pack readings: a count (`100`) or a duration (`50ms`).")
+    qos: Literal[0, 1, 2] | None = Field(default=None, description="MQTT quality of service; default 1.")
+    retain: Flag | None = Field(default=None, description="Have the broker keep the last message for late subscribers.")
+    unit: Unit | None = Field(default=None, description="Unit of the result, or a mapping of field to unit.")
+    description: str | None = Field(default=None, description="One line for people.")
+
+
+class MethodMarks(_Section):
+    """What one method is marked with: decorator name to its keywords, null for none, a list for several."""
+
+    ether_pub: Annotated[list[PubMark], BeforeValidator(_as_list)] = Field(
+        default=[], description="Publish the result."
+    )
+    ether_sub: Annotated[list[SubMark], BeforeValidator(_as_list)] = Field(
+        default=[], description="Call it with each message."
+    )
+    ether_get: Annotated[list[CallMark], BeforeValidator(_as_list)] = Field(default=[], description="Answer a call.")
+    ether_save: Annotated[list[CallMark], BeforeValidator(_as_list)] = Field(
+        default=[], description="Answer a call with success or error."
+    )
+    ether_init: Annotated[list[HookMark], BeforeValidator(_as_list)] = Field(
+        default=[], description="Call it once connected."
+    )
+    ether_start: Annotated[list[StartMark], BeforeValidator(_as_list)] = Field(
+        default=[], description="Call it at start."
+    )
+    ether_save_all: Annotated[list[HookMark], BeforeValidator(_as_list)] = Field(
+        default=[], description="Call it to save, also at shutdown."
+    )
+    ether_cleanup: Annotated[list[HookMark], BeforeValidator(_as_list)] = Field(
+        default=[], description="Call it to clean up."
+    )
+    ether_shutdown: Annotated[list[HookMark], BeforeValidator(_as_list)] = Field(
+        default=[], description="Call it last."
+    )
+
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        if isinstance(data, str) and data in MARKS:  # `read: ether_get`
+            return {data: [{}]}
+        if isinstance(data, dict):  # `ether_get:` without a value is a mark, not an absent key
+            return {key: [{}] if value is None and key in MARKS else value for key, value in data.items()}
+        return data
+
+
+MARKS: tuple[str, ...] = tuple(MethodMarks.model_fields)
+"""The decorator names that `registry` knows."""
+
+
+def _listed(marks: MethodMarks) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, mark.model_dump(exclude_unset=True)) for name in MARKS for mark in getattr(marks, name)]
+
+
+if TYPE_CHECKING:
+    MarkList: TypeAlias = list[tuple[str, dict[str, Any]]]
+else:
+    MarkList = Annotated[MethodMarks, AfterValidator(_listed)]
+"""The marks of one method: ``(decorator name, the keywords given)``; durations are seconds, a float `batch` too."""
+
+
+class ClassMarks(_Section):
+    """What the methods of a class that you cannot or will not edit are marked with."""
+
+    methods: dict[str, MarkList] = Field(default={}, description="Method name to its marks.")
+
+    @field_serializer("methods")
+    def _dump(self, methods: dict[str, MarkList]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        return {
+            method: {name: [keywords for other, keywords in marks if other == name] for name, _ in marks}
+            for method, marks in methods.items()
+        }
+
+
+# --------------------------------------------------------------------------------------------- sections
+
+
+class Session(_Section):
+    """One launched configuration."""
+
+    name: Annotated[str, AfterValidator(_session_name)] = Field(
+        default="session", description="What it is called; naming a running session joins it."
+    )
+    namespace: Annotated[str, AfterValidator(_namespace)] = Field(
+        default="", description="Put before every topic, so that two systems can share a broker."
+    )
+    data: Path = Field(default=Path("data"), description="Folder for recordings, seen from the working directory.")
+    start_timeout: Duration = Field(default=30.0, description="How long all instances may take to become ready.")
+    stop_timeout: Duration = Field(default=10.0, description="How long all instances may take to stop in order.")
+
+    @property
+    def name_given(self) -> bool:
+        """Whether the configuration names the session, which may mean joining a running one."""
+        return "name" in self.model_fields_set
+
+
+class Tls(_Section):
+    """How to trust the broker, and be trusted."""
+
+    ca: Path | None = Field(default=None, description="File of the authorities to trust; default: the system's.")
+    cert: Path | None = Field(default=None, description="File of our own certificate.")
+    key: Path | None = Field(default=None, description="File of its private key.")
+    insecure: Flag = Field(default=False, description="Do not check the broker's name: for tests only.")
+
+
+_SCHEMES = ("mqtt", "mqtts")
+_KINDS = ("auto", "embedded", "mosquitto")
+
+
+class Broker(_Section):
+    """Which broker: one we start (`kind`) or one that runs (`url`)."""
+
+    kind: Literal["auto", "embedded", "mosquitto", "external"] = Field(
+        default="auto", description="`auto`: Mosquitto where installed, else embedded. `external` comes with `url`."
+    )
+    url: str | None = Field(
+        default=None, description="`mqtt://host:port` or `mqtts://host:port` of a broker that runs."
+    )
+    listen: Annotated[str, AfterValidator(_listen)] | None = Field(
+        default=None, description="HOST:PORT for a broker that we start; default loopback, a free port."
+    )
+    tls: Tls | None = Field(default=None, description="Certificates.")
+    user: str | None = Field(default=None, description="User name at the broker.")
+    password: SecretStr | None = Field(
+        default=None, description="Password; `${MQTT_PASSWORD}` keeps it out of the file."
+    )
+
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        if isinstance(data, str):
+            if data in _KINDS:
+                return {"kind": data}
+            if "://" not in data:
+                hint = f"; did you mean `mqtt://{data}`?" if ":" in data else suggest(data, _KINDS)
+                raise ValueError(f"got {data!r}; auto, embedded, mosquitto or mqtt://HOST:PORT was wanted{hint}")
+            data = {"url": data}
+        if isinstance(data, dict) and isinstance(data.get("url"), str):
+            return _split_credentials(data)
+        return data
+
+    @model_validator(mode="after")
+    def _agree(self) -> Broker:
+        if self.kind == "external" and self.url is None:
+            raise ValueError("an external broker needs its `url: mqtt://HOST:PORT`")
+        if self.url is not None and self.listen is not None:
+            raise ValueError("`url` names a broker that runs, `listen` one that we start; keep one of them")
+        return self
+
+    @property
+    def listen_address(self) -> tuple[str, int] | None:
+        """Host and port of `listen`; an IPv6 host without its brackets."""
+        host, _, port = (self.listen or "").rpartition(":")
+        return (host.strip("[]"), int(port)) if host else None
+
+
+def _split_credentials(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the broker block with user and password taken out of the URL, so that a secret lives in one place."""
+    url: str = data["url"]
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        raise ValueError(
+            f"`{parts.scheme or url}` is no scheme that ether speaks; write mqtt://HOST:PORT or mqtts://HOST:PORT"
+        )
+    try:
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"the port in {_redact_url(url)!r} is no number from 0 to 65535") from None
+    if not parts.hostname or parts.query or parts.fragment or parts.path not in ("", "/"):
+        raise ValueError(f"{_redact_url(url)!r} is no broker address; write {parts.scheme}://HOST:PORT")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if data.get("kind", "external") not in ("external", "auto"):
+        raise ValueError(f"`kind: {data['kind']}` is started by us and takes no `url`; use `listen`, or drop `kind`")
+    found = {"user": parts.username, "password": parts.password}
+    given = {key: unquote(value) for key, value in found.items() if value is not None}
+    default = 8883 if parts.scheme == "mqtts" else 1883
+    # `is None` rather than `or`: port 0 is what the user wrote, and the connection will say so
+    return {**data, **given, "kind": "external", "url": f"{parts.scheme}://{host}:{default if port is None else port}"}
+
+
+class Record(_Section):
+    """What is recorded, and where."""
+
+    topics: Filters = Field(default=["#"], description="Topic filters to record.")
+    exclude: Filters = Field(default=[], description="Topic filters to leave out.")
+    file: Annotated[str, AfterValidator(_template)] = Field(
+        default="{session}-{started}.h5",
+        description="File below `session.data`; {session} and {started} are filled in.",
+    )
+    rotate: Size | None = Field(default=None, description="Begin a new part at this size: `2GB`.")
+
+    def file_for(self, session: str, started: str) -> str:
+        """Return the file name for this session name and start (``20260116-112842``)."""
+        return self.file.format(session=session, started=started)
+
+
+class Restart(_Section):
+    """When an instance that ended is started again."""
+
+    policy: Literal["never", "on-failure", "always"] = Field(
+        default="never", description="`never`, `on-failure` or `always`."
+    )
+    max: Annotated[Whole, Field(ge=0)] = Field(default=5, description="At most so many restarts within `within`.")
+    within: Duration = Field(default=300.0, description="The window of `max`.")
+    backoff: Annotated[list[Duration], Field(min_length=2, max_length=2)] = Field(
+        default=[1.0, 30.0], description="First and longest wait before a restart; doubled in between."
+    )
+
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        if data is False:  # YAML reads `restart: off` and `no` as false
+            return {"policy": "never"}
+        return {"policy": data} if isinstance(data, str) else data
+
+
+class Health(_Section):
+    """When a running instance counts as hanging."""
+
+    hang_after: Duration | None = Field(default=None, description="A handler busy for so long raises the alarm.")
+
+
+class Instance(_Section):
+    """One named, configured, running component."""
+
+    class_path: ClassPath = Field(description="`package.module.Class`.")
+    args: list[Any] = Field(default=[], description="Positional arguments of the class.")
+    kwargs: dict[str, Any] = Field(
+        default={}, description="Keyword arguments of the class; `ether_name` renames the instance."
+    )
+    autorun: Flag = Field(default=True, description="false: declared, started later by `ether.launch(name)`.")
+    restart: Restart = Field(default_factory=Restart, description="When it is started again; or just the policy.")
+    health: Health = Field(default_factory=Health, description="When it counts as hanging.")
+    host: str | None = Field(default=None, description="Launched by the agent of that name; default: here.")
+    replicas: Annotated[Whole, Field(ge=1)] = Field(
+        default=1, description="So many of them, named `name-1`, `name-2`, …"
+    )
+
+
+class Expect(_Section):
+    """What must come by on a topic for the session to be in order."""
+
+    rate: RateText | None = Field(default=None, description="`10Hz`, `2/min ±10%`.")
+    from_: str | None = Field(default=None, alias="from", description="The instance that publishes it.")
+    unit: Unit | None = Field(default=None, description="Unit of the message, or a mapping of field to unit.")
+    required: Flag = Field(default=False, description="A recording without it is not complete.")
+
+
+def _record(value: object) -> object:
+    if value is False or value == "off":
+        return None
+    return Record() if value is True or value is None or value == "on" else value
+
+
+# --------------------------------------------------------------------------------------------- reading YAML
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 as PyYAML reads it, but `1e-3` is a number (as in YAML 1.2) and `12:30:45` is not 45045."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, found) for tag, found in resolvers if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(?:0|[1-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+|0[0-7_]+)\Z"),
+    list("-+0123456789"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"(?:[-+]?(?:[0-9][0-9_]*\.[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+    ),
+    list("-+0123456789."),
+)
+
+
+def _tag(text: str) -> str:
+    """Return the YAML tag of an unquoted text: number, flag, text."""
+    tag: str = _Loader("").resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # untyped stub
+    return tag
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Place:
+    key: str
+    """``file:line:column`` of the key; of the item in a list."""
+    value: str
+    order: int
+    """Rank in the file."""
+
+
+def _dotted(path: KeyPath) -> str:
+    return ".".join(map(str, path))
+
+
+class _Tree:
+    """The values of a configuration before they are checked, and where each stands."""
+
+    def __init__(self, file: str = "") -> None:
+        self.file = file
+        self.text = ""
+        self.data: Any = {}
+        self.places: dict[KeyPath, _Place] = {}
+        self.problems: list[tuple[int, Problem]] = []
+        self.secrets: set[tuple[int, int, str]] = set()
+        """Spans of `text` that hold a secret, and what to print instead."""
+
+    def real(self, path: KeyPath) -> KeyPath:
+        """Return the path as the user wrote it: without the index 0 of a mapping that was read as a list of one."""
+        found: list[Any] = []
+        here: Any = self.data
+        for part in path:
+            if isinstance(here, list) and isinstance(part, int):
+                here = here[part] if part < len(here) else None
+            elif isinstance(here, dict) and part in here:
+                here = here[part]
+            elif isinstance(part, int):
+                continue
+            else:
+                here = None
+            found.append(part)
+        return tuple(found)
+
+    def place(self, path: KeyPath) -> _Place | None:
+        """Return where this key or its nearest known ancestor stands."""
+        path = self.real(path)
+        for length in range(len(path), 0, -1):
+            if (place := self.places.get(path[:length])) is not None:
+                return place if length == len(path) else _Place(place.key, place.key, place.order)
+        return None
+
+    def problem(self, path: KeyPath, what: str, *, at_value: bool = False) -> Problem:
+        place, dotted = self.place(path), _dotted(self.real(path))
+        if place is None and not self.file:
+            return Problem(dotted or "configuration", what)
+        where = self.file if place is None else place.value if at_value else place.key
+        return Problem(where, f"{dotted}: {what}" if dotted else what)
+
+    def report(self, path: KeyPath, what: str, *, at_value: bool = False) -> None:
+        place = self.place(path)
+        self.problems.append((place.order if place else -1, self.problem(path, what, at_value=at_value)))
+
+    def sorted_problems(self) -> list[Problem]:
+        """Return all problems in the order of the file, each once."""
+        return list(dict.fromkeys(problem for _, problem in sorted(self.problems, key=lambda pair: pair[0])))
+
+
+class _YamlReader:
+    """Builds a _Tree from YAML text: values with their places, ${VARIABLES} filled in."""
+
+    def __init__(self, tree: _Tree, where: Callable[[yaml.Mark], str], base: KeyPath = ()) -> None:
+        self.tree, self.where, self.base = tree, where, base
+        self.loader = _Loader("")
+        self.open: set[int] = set()
+
+    def read(self, text: str) -> Any:
+        """Return the value; raises yaml.YAMLError."""
+        node = yaml.compose(text, Loader=_Loader)
+        return None if node is None else self.value(node, self.base)
+
+    def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        if isinstance(node, yaml.ScalarNode):
+            return self.scalar(node, path)
+        if id(node) in self.open:
+            self.tree.report(path, "an alias that contains itself", at_value=True)
+            return None
+        self.open.add(id(node))
+        try:
+            if isinstance(node, yaml.MappingNode):
+                return self.mapping(node, path)
+            return [self.item(child, (*path, index)) for index, child in enumerate(node.value)]
+        finally:
+            self.open.remove(id(node))
+
+    def item(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.note(path, node.start_mark, node.start_mark)
+        return self.value(node, path)
+
+    def note(self, path: KeyPath, key: yaml.Mark, value: yaml.Mark) -> None:
+        self.tree.places[path] = _Place(self.where(key), self.where(value), key.index)
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[Any, Any]:
+        self.drop_twins(node, path)
+        self.loader.flatten_mapping(node)  # `<<: *defaults`
+        values: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                mark = key_node.start_mark
+                self.tree.problems.append((mark.index, Problem(self.where(mark), "a key must be a text or a number")))
+                continue
+            # `on:` or `1:` is a name everywhere but inside the user's own arguments
+            key = self.scalar(key_node, path, expand=False) if _is_argument(path) else key_node.value
+            # keys merged from `<<` come first, so the last one is what holds
+            self.note((*path, key), key_node.start_mark, value_node.start_mark)
+            values[key] = self.value(value_node, (*path, key))
+        return values
+
+    def drop_twins(self, node: yaml.MappingNode, path: KeyPath) -> None:
+        """Report keys given twice; the first stays, so that its own problems are found too."""
+        seen: dict[str, yaml.Mark] = {}
+        kept = []
+        for key_node, value_node in node.value:
+            plain = isinstance(key_node, yaml.ScalarNode) and key_node.tag != "tag:yaml.org,2002:merge"
+            if not plain or key_node.value not in seen:
+                kept.append((key_node, value_node))
+                seen[key_node.value if plain else ""] = key_node.start_mark
+                continue
+            mark, noun = key_node.start_mark, "instance" if path == ("instances",) else "key"
+            what = (
+                f"{_dotted((*path, key_node.value))}: {noun} given twice; first in line {seen[key_node.value].line + 1}"
+            )
+            self.tree.problems.append((mark.index, Problem(self.where(mark), what)))
+        node.value = kept
+
+    def note_secret(self, node: yaml.ScalarNode, path: KeyPath) -> None:
+        """Remember where the file's text has a secret; the bare name of a variable is none."""
+        shown = _redacted(path, node.value)
+        if shown != node.value and not re.fullmatch(r"\$\{\w+\}", node.value):
+            self.tree.secrets.add((node.start_mark.index, node.end_mark.index, shown))
+
+    def scalar(self, node: yaml.ScalarNode, path: KeyPath, *, expand: bool = True) -> Any:
+        text, tag = node.value, node.tag
+        if expand and not self.base:
+            self.note_secret(node, path)
+        if expand and "$" in text:
+            try:
+                text = _expand(text)
+            except ValueError as exc:
+                self.tree.report(path, str(exc), at_value=True)
+                return None
+            if node.style is None and tag == "tag:yaml.org,2002:str":  # unquoted: `${PORT}` may become a number
+                tag = _tag(text)
+        try:
+            return self.loader.construct_object(yaml.ScalarNode(tag, text, node.start_mark, node.end_mark, node.style))
+        except (yaml.YAMLError, ValueError) as exc:
+            reason = getattr(exc, "problem", None) or exc
+            self.tree.report(path, f"{text!r} cannot be read: {reason}", at_value=True)
+            return None
+
+
+_VARIABLE = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}]*))?\}|(\$\{)")
+
+
+def _expand(text: str) -> str:
+    """Return the text with ``${VAR}`` and ``${VAR:-default}`` filled in and ``$$`` as ``$``; ValueError if unset."""
+
+    def fill(found: re.Match[str]) -> str:
+        name, default, broken = found.groups()
+        if found.group() == "$$":
+            return "$"
+        if broken:
+            raise ValueError("write ${NAME} or ${NAME:-default}; a literal `${` is `$${`")
+        given = os.environ.get(name, "")
+        if not given and default is None and name not in os.environ:
+            raise ValueError(f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}")
+        return given or default or ""
+
+    return _VARIABLE.sub(fill, text)
+
+
+def _is_argument(path: KeyPath) -> bool:
+    """Return whether the mapping at this path is part of an argument's value, so that its keys keep their type."""
+    return len(path) > 3 and path[0] == "instances" and path[2] in ("kwargs", "args")
+
+
+def _read_file(path: Path) -> _Tree:
+    tree = _Tree(str(path))
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        near = suggest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else ""
+        raise ConfigError([Problem(str(path), f"no such file{near}")]) from None
+    except IsADirectoryError:
+        raise ConfigError([Problem(str(path), "a folder; name the YAML file in it")]) from None
+    except OSError as exc:
+        raise ConfigError([Problem(str(path), f"cannot be read: {exc.strerror or exc}")]) from None
+    try:
+        tree.text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = raw.count(b"\n", 0, exc.start) + 1
+        raise ConfigError([Problem(f"{path}:{line}", "not UTF-8; save the file as UTF-8")]) from None
+
+    def where(mark: yaml.Mark) -> str:
+        return f"{path}:{mark.line + 1}:{mark.column + 1}"
+
+    try:
+        tree.data = _YamlReader(tree, where).read(tree.text)
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        raise ConfigError([Problem(where(mark) if mark else str(path), _syntax(exc, tree.text))]) from None
+    except yaml.reader.ReaderError as exc:
+        line, what = tree.text.count("\n", 0, exc.position) + 1, f"the character U+{exc.character:04X} is not allowed"
+        raise ConfigError([Problem(f"{path}:{line}", what)]) from None
+    except RecursionError:
+        raise ConfigError([Problem(str(path), "nested too deeply")]) from None
+    return tree
+
+
+def _syntax(exc: yaml.MarkedYAMLError, text: str) -> str:
+    mark, problem = exc.problem_mark, exc.problem or "cannot be read"
+    if mark is not None and text[mark.index : mark.index + 1] == "\t":
+        return "a tab; YAML indents by spaces only"
+    if mark is not None and text[max(mark.index - 1, 0) : mark.index + 1] == "${":
+        return 'a variable between braces or brackets must be quoted: `"${NAME}"`'
+    if "could not find expected ':'" in problem:
+        problem = "no `:` after this key"
+    elif "mapping values are not allowed" in problem:
+        problem = "a `:` that begins no value here; check the indentation, or quote the text"
+    elif "expected a single document" in (exc.context or ""):
+        problem = "a second document (`---`); a configuration is one"
+    elif "undefined alias" in problem:
+        problem += "; define it before with `&`"
+    return f"not valid YAML: {problem}"
+
+
+def _read_mapping(source: Mapping[str, Any]) -> tuple[_Tree, dict[str, type]]:
+    tree, classes = _Tree(), {}
+    loader = _Loader("")
+
+    def name(key: Any, path: KeyPath) -> Any:
+        return _path_of(key) if isinstance(key, type) else key if _is_argument(path) else str(key)
+
+    def copy(value: Any, path: KeyPath) -> Any:
+        if isinstance(value, Mapping):
+            return {name(key, path): copy(item, (*path, name(key, path))) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [copy(item, (*path, index)) for index, item in enumerate(value)]
+        if isinstance(value, type) and path[-1:] == ("class_path",):
+            classes[_path_of(value)] = value
+        if not isinstance(value, str) or "$" not in value:
+            return value
+        try:
+            text = _expand(value)
+        except ValueError as exc:
+            tree.report(path, str(exc))
+            return None
+        if "${" not in value:
+            return text
+        return loader.construct_object(yaml.ScalarNode(_tag(text), text))
+
+    tree.data = copy(source, ())
+    tree.text = yaml.safe_dump(_jsonable(source, (), redact=False), sort_keys=False, allow_unicode=True)
+    return tree, classes
+
+
+def _path_of(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+# --------------------------------------------------------------------------------------------- overrides
+
+
+def _override(tree: _Tree, text: str) -> None:
+    """Put one ``a.b=value`` of the command line over the file's."""
+    dotted, equals, given = text.partition("=")
+    label = f"--set {text}"
+    path = _split_path(tree.data, dotted.strip())
+    if not equals or not all(str(part) for part in path):
+        tree.problems.append((-1, Problem(label, "write a.b=value, such as instances.oven.kwargs.period=2")))
+        return
+    instances = tree.data.get("instances")
+    instances = instances if isinstance(instances, dict) else {}
+    if path[0] == "instances" and len(path) > 2 and path[1] not in instances and path[2] != "class_path":
+        what = f"no instance `{path[1]}` in the configuration{suggest(str(path[1]), instances)}"
+        tree.problems.append((-1, Problem(label, what)))
+        return
+    try:
+        value = _YamlReader(tree, lambda mark: label, path).read(given)
+    except yaml.YAMLError as exc:
+        reason = getattr(exc, "problem", None) or exc
+        tree.problems.append((-1, Problem(label, f"the value is not valid YAML: {reason}")))
+        return
+    _put(tree, path, value, label)
+
+
+def _put(tree: _Tree, path: KeyPath, value: Any, label: str) -> None:
+    here = tree.data
+    for depth, part in enumerate(path):
+        tree.places.setdefault(path[: depth + 1], _Place(label, label, -1))
+        if isinstance(here, list) and not (isinstance(part, int) and part < len(here)):
+            what = f"{_dotted(path[:depth])} is a list of {len(here)}; `{part}` is none of its places"
+            tree.problems.append((-1, Problem(label, what)))
+            return
+        if depth == len(path) - 1:
+            here[part] = value
+        else:
+            if not isinstance(here[part] if isinstance(here, list) else here.get(part), dict | list):
+                here[part] = {}
+            here = here[part]
+    tree.places[path] = _Place(label, label, -1)
+
+
+def _split_path(data: Any, dotted: str) -> KeyPath:
+    """Return the keys of ``a.b.c``; a key with dots of its own (a topic, a class path) is found if it exists."""
+    parts, path = dotted.split("."), []
+    while parts:
+        length = 1
+        if isinstance(data, dict):
+            fitting = [n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in data]
+            length = fitting[0] if fitting else 1
+        key: PathPart = ".".join(parts[:length])
+        if isinstance(data, list) and str(key).isdigit():
+            key = int(key)
+        if isinstance(data, dict):
+            data = data.get(key)
+        else:
+            data = data[key] if isinstance(key, int) and key < len(data) else None
+        path.append(key)
+        parts = parts[length:]
+    return tuple(path)
+
+
+def _environment(tree: _Tree) -> None:
+    for name, path in (("ETHER_BROKER", ("broker",)), ("ETHER_DATA", ("session", "data"))):
+        if value := os.environ.get(name):
+            for known in [known for known in tree.places if known[: len(path)] == path]:
+                del tree.places[known]
+            _put(tree, path, value, name)
+
+
+# --------------------------------------------------------------------------------------------- plain words
+
+_WANTED = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "path_type": "a path",
+}
+
+
+def _plain(error: Mapping[str, Any]) -> str:
+    """Return pydantic's error in plain words, with what was got."""
+    kind, got, ctx = error["type"], error["input"], error.get("ctx", {})
+    if kind == "value_error":
+        return str(ctx["error"])
+    if kind in _WANTED:
+        plain = isinstance(got, int | float | date) and not isinstance(got, bool)
+        quote = "; quote it" if kind == "string_type" and plain else ""
+        return f"{_WANTED[kind]} was wanted, got {got(got)}{quote}"
+    if kind == "literal_error":
+        known = re.findall(r"[\w-]+", ctx["expected"].replace(" or ", " "))
+        return f"{', '.join(known)} was wanted, got {got(got)}{suggest(str(got), known)}"
+    if kind in ("greater_than_equal", "greater_than"):
+        return f"at least {ctx.get('ge', ctx.get('gt'))} was wanted, got {got}"
+    if kind in ("too_short", "too_long"):
+        return f"a list of {ctx.get('min_length', ctx.get('max_length'))} was wanted, got {ctx['actual_length']}"
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {got(got)}"
+
+
+def _model_at(path: Sequence[Any]) -> type[BaseModel] | None:
+    """Return the model that describes the mapping at this path of a configuration."""
+    kind: Any = Config
+    for part in path:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            fields = {field.alias or name: field for name, field in kind.model_fields.items()}
+            kind = fields[part].annotation if part in fields else None
+        else:
+            kind = get_args(kind)[-1] if get_args(kind) else None
+        while get_origin(kind) is not None and get_origin(kind) not in (dict, list):
+            if get_origin(kind) is Annotated:
+                kind = get_args(kind)[0]
+            else:
+                kind = next((arg for arg in get_args(kind) if arg is not type(None)), None)
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _unknown_key(path: KeyPath) -> str:
+    model = _model_at(path[:-1])
+    known = [field.alias or name for name, field in model.model_fields.items()] if model else []
+    hint = suggest(str(path[-1]), known)
+    if not hint and model is Instance:
+        hint = "; arguments of the class go under `kwargs`"
+    elif not hint and known:
+        hint = f"; known here: {', '.join(known)}"
+    return f"unknown key{hint}"
+
+
+def _take(tree: _Tree, error: Mapping[str, Any]) -> None:
+    """Report one of pydantic's errors."""
+    path: KeyPath = error["loc"]
+    if path and path[-1] == "[key]":
+        path = path[:-1]
+        tree.report(path, _plain(error))
+    elif error["type"] == "extra_forbidden":
+        tree.report(path, _unknown_key(path))
+    elif error["type"] == "missing":
+        hint = "; name the class, such as `class_path: package.module.Class`" if path[-1] == "class_path" else ""
+        tree.report(path, f"missing{hint}")
+    else:
+        tree.report(path, _plain(error), at_value=True)
+
+
+# --------------------------------------------------------------------------------------------- secrets
+
+_SECRET = re.compile(
+    r"(?:\A|[_-])(?:password|passwd|passphrase|secret|token|api_?key|credentials?)(?:\Z|[_-])", re.IGNORECASE
+)
+_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+(?=@)")
+_HIDDEN = "***"
+
+
+def _redact_url(text: str) -> str:
+    return _URL_PASSWORD.sub(rf"\1{_HIDDEN}", text)
+
+
+def _redacted(path: KeyPath, value: str) -> str:
+    """Return the text to show for this value: hidden where the key or the text says that it is a secret."""
+    if value and path and isinstance(path[-1], str) and _SECRET.search(path[-1]):
+        return _HIDDEN
+    return _redact_url(value)
+
+
+def _hidden(span: str, shown: str) -> str:
+    """Return a scalar's span of YAML with `shown` for the value; its anchor and the end of its last line stay."""
+    found = re.fullmatch(r"((?:&\S+\s+)?).*?(\s*)", span, re.DOTALL)
+    return f"{found[1]}'{shown}'{found[2]}" if found else f"'{shown}'"
+
+
+def _jsonable(value: Any, path: KeyPath, *, redact: bool = True) -> Any:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        named = {_path_of(key) if isinstance(key, type) else str(key): item for key, item in value.items()}
+        return {key: _jsonable(item, (*path, key), redact=redact) for key, item in named.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_jsonable(item, path, redact=redact) for item in value]
+    if value is None or isinstance(value, bool | int | float):
+        return _HIDDEN if redact and value is not None and path and _SECRET.search(str(path[-1])) else value
+    if isinstance(value, type):
+        return _path_of(value)
+    text = str(value) if isinstance(value, str | Path | date) else repr(value)
+    return _redacted(path, text) if redact else text
+
+
+# --------------------------------------------------------------------------------------------- Config
+
+
+class Config(_Section):
+    """One session's configuration, checked. Make it with `Config.load`."""
+
+    session: Session = Field(default_factory=Session, description="What the session is called, and its limits.")
+    broker: Broker = Field(
+        default_factory=Broker, description="auto, embedded, mosquitto, mqtt(s)://user@host:port, or a block."
+    )
+    record: Annotated[Record | None, BeforeValidator(_record)] = Field(
+        default_factory=Record, description="What is recorded; `off` for nothing."
+    )
+    registry: dict[ClassPath, ClassMarks] = Field(
+        default={},
+        description="Marks for classes that you cannot or will not edit: class path to methods to decorators.",
+    )
+    instances: dict[Name, Instance] = Field(default={}, description="What runs: instance name to class and arguments.")
+    expect: dict[Filter, Expect] = Field(default={}, description="What must come by: topic to rate, publisher, unit.")
+
+    _tree: _Tree = PrivateAttr(default_factory=_Tree)
+    _classes: dict[str, type] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def load(
+        cls, source: str | Path | Mapping[str, Any] | Config | None = None, overrides: Sequence[str] = ()
+    ) -> Config:
+        """Return the configuration, or raise with everything that is wrong with it.
+
+        Args:
+            source: path of a YAML file (a str is a path), a mapping of the same shape (where `class_path` may be a
+                class), a Config, or None for an empty configuration.
+            overrides: ``a.b=value`` as after ``--set``; values are parsed as YAML.
+
+        Raises:
+            ConfigError: `problems` in the order of the file.
+        """
+        if isinstance(source, Config) and not overrides:
+            return source
+        tree, classes = _read(source)
+        if tree.data is None:
+            tree.data = {}
+        if not isinstance(tree.data, dict):
+            what = f"a mapping with `instances:` was wanted, got {got(tree.data)}"
+            raise ConfigError([Problem(f"{tree.file}:1:1" if tree.file else "configuration", what)])
+        if not isinstance(source, Config):  # else it was taken account of already, and the overrides stand above it
+            _environment(tree)
+        for text in overrides:
+            _override(tree, text)
+        config: Config | None = None
+        try:
+            config = cls.model_validate(tree.data)
+        except ValidationError as exc:
+            for error in exc.errors(include_url=False):
+                _take(tree, error)
+        _check_names(tree)
+        if tree.problems or config is None:
+            raise ConfigError(tree.sorted_problems())
+        config._tree, config._classes = tree, classes
+        return config
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and dict(self) == dict(other)  # whatever file or mapping they came from
+
+    @property
+    def path(self) -> Path | None:
+        """The file this was read from."""
+        return Path(self._tree.file) if self._tree.file else None
+
+    @property
+    def text(self) -> str:
+        """The YAML as it was given; for a mapping, the mapping as YAML."""
+        return self._tree.text
+
+    @property
+    def safe_text(self) -> str:
+        """`text` with passwords and the like written as ``***``: what may be stored or shown."""
+        if not self._tree.file:
+            return yaml.safe_dump(_jsonable(yaml.safe_load(self.text) or {}, ()), sort_keys=False, allow_unicode=True)
+        text = self.text
+        for start, end, shown in sorted(self._tree.secrets, reverse=True):
+            text = f"{text[:start]}{_hidden(text[start:end], shown)}{text[end:]}"
+        return text
+
+    @property
+    def classes(self) -> dict[str, type]:
+        """The classes that a mapping gave as objects, by their class path."""
+        return self._classes
+
+    def resolved(self) -> dict[str, Any]:
+        """Return everything that holds, defaults included, JSON-able, secrets as ``***``."""
+        found: dict[str, Any] = _jsonable(self.model_dump(by_alias=True), ())
+        return found
+
+    def named(self) -> dict[str, tuple[str, Instance]]:
+        """Return what runs under which name: name -> (key in the configuration, instance).
+
+        An `ether_name` in the kwargs has renamed it and is gone from them; replicas are ``name-1``, ``name-2``, …
+        """
+        found: dict[str, tuple[str, Instance]] = {}
+        for key, instance in self.instances.items():
+            kwargs = {name: value for name, value in instance.kwargs.items() if name != "ether_name"}
+            plain = instance.model_copy(update={"kwargs": kwargs})
+            found |= {name: (key, plain) for name in _names(key, instance.kwargs, instance.replicas)}
+        return found
+
+    def where(self, *path: PathPart) -> str:
+        """Return ``file:line:column`` of this key or its nearest ancestor; the dotted path where there is no file."""
+        return self._tree.problem(path, "").where
+
+    def problem(self, path: Sequence[PathPart], what: str) -> Problem:
+        """Return a Problem at this key, worded as the loader's own."""
+        return self._tree.problem(tuple(path), what)
+
+
+def _read(source: str | Path | Mapping[str, Any] | Config | None) -> tuple[_Tree, dict[str, type]]:
+    if isinstance(source, Config):
+        tree = _Tree(source._tree.file)
+        tree.text, tree.places, tree.secrets = source.text, dict(source._tree.places), source._tree.secrets
+        tree.data = _copied(source._tree.data)
+        return tree, dict(source._classes)
+    if isinstance(source, Mapping):
+        return _read_mapping(source)
+    if source is None:
+        return _Tree(), {}
+    if not isinstance(source, str | os.PathLike):
+        what = f"a path, a mapping or a Config was wanted, got {got(source)}"
+        raise ConfigError([Problem("configuration", what)])
+    if "\n" in str(source):
+        raise ConfigError([Problem("configuration", "a path was wanted, got YAML text; pass yaml.safe_load(text)")])
+    return _read_file(Path(source)), {}
+
+
+def _copied(value: Any) -> Any:
+    """Return the mappings and lists copied, what they hold as it is."""
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def _names(key: str, kwargs: Mapping[str, Any], replicas: int) -> list[str]:
+    name = kwargs.get("ether_name") or key
+    return [name] if replicas == 1 else [f"{name}-{number}" for number in range(1, replicas + 1)]
+
+
+def _check_names(tree: _Tree) -> None:
+    """Report names used twice after renaming and replicas, and the recorder's."""
+    instances = tree.data.get("instances")
+    taken: dict[str, KeyPath] = {}
+    for key, block in instances.items() if isinstance(instances, dict) else ():
+        block = block if isinstance(block, dict) else {}
+        given = block.get("kwargs")
+        kwargs: dict[str, Any] = given if isinstance(given, dict) else {}
+        path: KeyPath = ("instances", key, "kwargs", "ether_name") if kwargs.get("ether_name") else ("instances", key)
+        try:
+            if kwargs.get("ether_name"):
+                topics.check_name(kwargs["ether_name"])
+        except TopicError as exc:
+            tree.report(path, str(exc), at_value=True)
+            continue
+        replicas = block.get("replicas")
+        for name in _names(str(key), kwargs, replicas if isinstance(replicas, int) and replicas > 0 else 1):
+            if name in taken:
+                tree.report(path, f"the name `{name}` is used twice; first at {tree.problem(taken[name], '').where}")
+            elif name == "recorder" and _record(tree.data.get("record")) is not None:
+                tree.report(path, "`recorder` is ether's own recorder; choose another name, or set `record: off`")
+            taken.setdefault(name, path)
+
+
+# --------------------------------------------------------------------------------------------- JSON Schema
+
+_VARIABLE_SCHEMA = {"$ref": "#/$defs/Variable"}
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a configuration file: what editors complete and check by.
+
+    It accepts what the loader accepts, the short forms too, and ``${VAR}`` in place of any number or flag.
+    """
+    schema: dict[str, Any] = Config.model_json_schema(by_alias=True)
+    definitions: dict[str, Any] = schema.pop("$defs")
+    short: dict[str, list[dict[str, Any]]] = {
+        "Broker": [{"type": "string", "pattern": "^(auto|embedded|mosquitto|mqtts?://.+)$"}],
+        "Record": [{"type": "boolean"}, {"enum": ["on", "off"]}],
+        "Restart": [{"enum": ["never", "on-failure", "always", "off", "no", False]}],
+        "MethodMarks": [{"enum": list(MARKS)}],
+    }
+    for name, forms in short.items():
+        block = definitions.pop(name)
+        definitions[name] = {"description": block.pop("description", ""), "anyOf": [*forms, block]}
+    one = ("ether_pub", "ether_sub", "ether_get", "ether_save", *MARKS[4:])
+    marks = definitions["MethodMarks"]["anyOf"][-1]["properties"]
+    for name in one:  # null, one mapping, or a list of those
+        item = marks[name].pop("items")
+        marks[name].pop("type")
+        marks[name]["anyOf"] = [{"type": "null"}, item, {"type": "array", "items": {"anyOf": [{"type": "null"}, item]}}]
+    body = _widened({"properties": schema.pop("properties"), "$defs": definitions})
+    body["$defs"]["Variable"] = {"type": "string", "pattern": r"\$\{", "description": "Filled in from the environment."}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "ether session",
+        "description": "One session: which processes run, over which broker, recorded where.",
+        "type": ["object", "null"],
+        "additionalProperties": False,
+        **body,
+    }
+
+
+def _widened(schema: Any) -> Any:
+    """Return the schema with ``null`` and ``${VAR}`` accepted wherever the loader does."""
+    if isinstance(schema, list):
+        return [_widened(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: value if key in ("enum", "default") else _widened(value) for key, value in schema.items()}
+    for key in found.get("properties", {}):
+        found["properties"][key] = _or_empty({"title": key, **found["properties"][key]})
+    narrow = found.get("type") in ("integer", "number", "boolean") or isinstance(found.get("pattern"), str)
+    if narrow or isinstance(found.get("enum"), list):
+        outer: dict[str, Any] = {key: found.pop(key) for key in ("title", "description", "default") if key in found}
+        words: list[Any] = [{"enum": ["on", "off", "yes", "no"]}] if found.get("type") == "boolean" else []
+        return {**outer, "anyOf": [found, *words, dict(_VARIABLE_SCHEMA)]}
+    return found
+
+
+def _or_empty(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a key whose value may be left empty."""
+    outer: dict[str, Any] = {key: schema[key] for key in ("title", "description", "default") if key in schema}
+    inner = {key: value for key, value in schema.items() if key not in outer}
+    forms = inner["anyOf"] if set(inner) == {"anyOf"} else [inner] if inner else [{}]
+    return {**outer, "anyOf": forms if {"type": "null"} in forms or {} in forms else [*forms, {"type": "null"}]}

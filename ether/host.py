@@ -1,0 +1,666 @@
+"""Host: the process that began a session: its broker, recorder and instances, from the first start to the last stop."""
+
+from __future__ import annotations
+
+import base64
+import getpass
+import inspect
+import io
+import json
+import logging
+import os
+import platform
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+from collections import ChainMap
+from collections.abc import Callable
+from dataclasses import MISSING, asdict
+from hashlib import sha256
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import ether as package
+from ether import brokers, clock, codecs, process, runtime, topics
+from ether.client import Client
+from ether.component import Component, check, load_class
+from ether.config import Config
+from ether.config import Instance as InstanceConfig
+from ether.errors import BrokerError, ConfigError, EtherError, SessionError, StartError
+from ether.instance import Instance
+from ether.member import Member, new_boot
+from ether.model import About, Message, State, Status
+from ether.mqtt import Address, Connection, Receipt, Tls
+from ether.session import Summary
+from ether.supervisor import Child, Restart, Supervisor
+
+__all__ = ["Guest", "Host", "add", "join"]
+
+logger = logging.getLogger("ether")
+
+_GONE = (State.LOST, State.DISCONNECTED)
+_RECORDER_SEALS_S = 120.0
+
+
+class Guest:
+    """A connection to a session that another process began."""
+
+    def __init__(self, url: str, namespace: str, tls: Tls | None = None) -> None:
+        boot = new_boot()
+        name = f"guest-{os.getpid()}-{boot[:4]}"
+        self.url, self.namespace, self.tls = url, namespace, tls
+        self.connection = Connection(url, name, namespace=namespace, tls=tls)
+        self.client = Client(self.connection, name, boot)
+        self.connection.on_message = lambda message, receipt: self.client.take(message) and None
+
+    def open(self, timeout: float = 5.0) -> None:
+        self.connection.open(timeout)
+        self.client.watch()
+
+    def close(self) -> None:
+        self.connection.close(5.0)
+
+
+def join(config: Config, only: bool) -> Guest | None:
+    """Return a connection to the session that a configuration means to join; None where it starts its own.
+
+    Raises:
+        BrokerError: `only`, and no session runs.
+    """
+    url = config.broker.url if not config.instances else None
+    namespace = config.session.namespace
+    if url is None:
+        entry = None
+        if not config.instances:
+            entry = runtime.find(config.session.name if config.session.name_given else None)
+        elif config.session.name_given:
+            entry = runtime.find(config.session.name)
+        if entry is None:
+            if only:
+                raise BrokerError("no session runs on this machine; start one with `ether up FILE`, or set ETHER_BROKER")
+            return None
+        url, namespace = entry["url"], entry["namespace"]
+    guest = Guest(url, namespace, _tls(config))
+    guest.open()
+    logger.info("joined the session at %s", guest.connection.address)
+    return guest
+
+
+def _tls(config: Config) -> Tls | None:
+    tls = config.broker.tls
+    if tls is None:
+        return None
+    return Tls(*(None if path is None else str(path) for path in (tls.ca, tls.cert, tls.key)), tls.insecure)
+
+
+def _url(config: Config) -> str | None:
+    """Return the configured URL with its credentials."""
+    broker = config.broker
+    if broker.url is None or broker.user is None:
+        return broker.url
+    password = f":{quote(broker.password.get_secret_value(), safe='')}" if broker.password else ""
+    scheme, _, rest = broker.url.partition("://")
+    return f"{scheme}://{quote(broker.user, safe='')}{password}@{rest}"
+
+
+class Host:
+    """One session begun by this process."""
+
+    def __init__(self, config: Config, guest: Guest | None = None) -> None:
+        """Prepare; `open` starts everything.
+
+        Args:
+            config: with the instances to run.
+            guest: a session to join, whose broker and recorder then serve these instances too.
+        """
+        self.config = config
+        self.id = secrets.token_hex(4)
+        self.started = False
+        self.on_stop_asked: Callable[[], None] = lambda: None
+        self.recording: Path | None = None
+        self.client: Client
+        self._guest = guest
+        self._boot = new_boot()
+        self._broker: brokers.Broker | None = None
+        self._member: Member | None = None
+        self._supervisor = Supervisor(self._child_ended)
+        self._by_hand: dict[str, tuple[Instance, threading.Thread]] = {}
+        self._endings: dict[str, str] = {}
+        self._failures: dict[str, str] = {}
+        self._problems: list[str] = []
+        self._since = clock.now()
+        self._closing = False
+        self._namespace = guest.namespace if guest else config.session.namespace
+
+    # --- begin
+
+    def open(self) -> None:
+        """Start broker, recorder and instances; return when all are ready, or stop them all again and raise."""
+        _log_if_nobody_does()
+        problems = check(self.config)
+        if problems:
+            raise ConfigError(problems)
+        for line in _not_yet(self.config):
+            logger.warning("%s", line)
+        try:
+            self._open()
+        except BaseException:
+            self._abort()
+            raise
+
+    def _open(self) -> None:
+        wanted = {name: each for name, each in self.config.named().items() if each[1].autorun}
+        waiting = {name: self._spawn(name, each) for name, (_, each) in wanted.items()}
+        recorder = None
+        if self._guest is None and self.config.record is not None:
+            policy = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
+            recorder = self._supervisor.spawn("recorder", "ether.recorder.ingest", policy)
+        url = self._start_broker()
+        self._connect(url)
+        if recorder is not None:
+            self._supervisor.give_orders(recorder, self._recorder_orders(url))
+        for name, child in waiting.items():
+            self._supervisor.give_orders(child, self._orders(name, *wanted[name], url=url))
+        self._await_ready([*waiting, *(["recorder"] if recorder is not None else [])])
+        if self._member is not None:
+            self._member.set_status(State.READY)
+
+    def _spawn(self, name: str, instance: InstanceConfig) -> Child:
+        given = instance.restart
+        policy = Restart(given.policy, given.max, given.within, (given.backoff[0], given.backoff[1]))
+        return self._supervisor.spawn(name, "ether.session", policy)
+
+    def _start_broker(self) -> str:
+        if self._guest is not None:
+            self._url = self._guest.url
+            return self._url
+        options = self.config.broker
+        self._broker = brokers.choose(options.kind, url=_url(self.config), listen=options.listen)
+        self._broker.__enter__()
+        self._url = self._broker.url
+        logger.info("broker: %s at %s, %s", self._broker.kind, _plain(self._url), self._broker.why)
+        return self._url
+
+    def _connect(self, url: str) -> None:
+        tls = _tls(self.config)
+        if self._guest is not None:
+            self.client = self._guest.client
+            self.client.on_change = self._status_changed
+            return
+        member = self._member = Member(url, "session", namespace=self._namespace, boot=self._boot, tls=tls)
+        self.client = Client(member.connection, "session", member.boot)
+        self.client.on_change = self._status_changed
+        member.on_message = self._receive
+        member.connection.subscribe([topics.command("session", "+")])
+        member.on_up = lambda present: self._announce()
+        if self._broker is not None and self._broker.kind == "external":
+            self._refuse_second_session(url, tls)
+        member.open()
+        member.set_about(About("session", host=socket.gethostname(), pid=os.getpid(), version=package.__version__))
+        self.client.watch()
+        runtime.remember(
+            {
+                "id": self.id, "name": self.config.session.name, "namespace": self._namespace, "url": url,
+                "pid": os.getpid(), "started": self._since,
+            }
+        )  # fmt: skip
+
+    def _refuse_second_session(self, url: str, tls: Tls | None) -> None:
+        """Two sessions in one namespace would answer to the same names."""
+        guest = Guest(url, self._namespace, tls)
+        guest.open()
+        other = guest.client.instances().get("session")
+        guest.close()
+        if other is not None and other.state not in _GONE:
+            raise SessionError(
+                f"a session runs already at {_plain(url)} (process {other.pid} on {other.host}); "
+                "set session.namespace to run beside it"
+            )
+
+    def _announce(self) -> None:
+        assert self._member is not None and self._broker is not None
+        content = {
+            "id": self.id,
+            "name": self.config.session.name,
+            "started": self._since,
+            "host": socket.gethostname(),
+            "user": _user(),
+            "versions": {"ether": package.__version__, "python": platform.python_version()},
+            "config": f"sha256:{sha256(self.config.text.encode()).hexdigest()}",
+            "broker": {"url": _plain(self._url), "kind": self._broker.kind, "why": self._broker.why},
+            "recording": None if self.recording is None else str(self.recording),
+        }
+        self._member.connection.publish(topics.SESSION, codecs.encode(content), 1, retain=True)
+
+    def _recorder_orders(self, url: str) -> dict[str, Any]:
+        record = self.config.record
+        assert record is not None
+        name = record.file_for(self.config.session.name, clock.compact(self._since))
+        path = _unused(Path(self.config.session.data).absolute() / name)
+        self.recording = path
+        self._announce()
+        return {
+            "name": "recorder",
+            "url": url,
+            "tls": _as_orders(_tls(self.config)),
+            "namespace": self._namespace,
+            "file": str(path),
+            "topics": record.topics,
+            "exclude": record.exclude,
+            "rotate": record.rotate,
+            "session": {"id": self.id, "name": self.config.session.name, "started": self._since},
+            "provenance": _provenance(self.config),
+            "log_level": _log_level(),
+        }
+
+    def _orders(self, name: str, key: str, instance: InstanceConfig, url: str) -> dict[str, Any]:
+        entry = self.config.registry.get(instance.class_path)
+        orders: dict[str, Any] = {
+            "name": name,
+            "url": url,
+            "tls": _as_orders(_tls(self.config)),
+            "namespace": self._namespace,
+            "cwd": str(Path.cwd()),
+            "log_level": _log_level(),
+            "class_path": instance.class_path,
+            "args": instance.args,
+            "kwargs": instance.kwargs,
+            "shown_kwargs": self.config.resolved()["instances"][key].get("kwargs", {}),
+            "pickled": "",
+            "marks": entry.methods if entry else {},
+            "recorded": self.config.record is not None and self._guest is None,
+            "started": self.started,
+            "start_timeout": self.config.session.start_timeout,
+            "drain_timeout": self.config.session.stop_timeout,
+        }
+        if self._needs_pickle(instance):
+            orders |= {"pickled": self._pickle(name, instance), "args": [], "kwargs": {}}
+        return orders
+
+    def _needs_pickle(self, instance: InstanceConfig) -> bool:
+        """Return whether JSON and an import would not do: a class of the running script, or arguments that are objects."""
+        target = self.config.classes.get(instance.class_path) or load_class(instance.class_path)
+        if target.__module__ == "__main__" or "<locals>" in target.__qualname__:
+            return True
+        try:
+            return bool(json.loads(json.dumps([instance.args, instance.kwargs])) != [instance.args, instance.kwargs])
+        except (TypeError, ValueError):
+            return True
+
+    def _pickle(self, name: str, instance: InstanceConfig) -> str:
+        target = self.config.classes.get(instance.class_path) or load_class(instance.class_path)
+        local = target.__module__ == "__main__" or "<locals>" in target.__qualname__
+        try:
+            named = _named_in_annotations(target) if local else {}
+            content = (target if local else instance.class_path, instance.args, instance.kwargs, named)
+            return base64.b64encode(_pickled(content)).decode()
+        except Exception as exc:
+            raise StartError(
+                {name: f"{instance.class_path} or its arguments cannot go to another process: {exc}; "
+                 "put the class into a module of its own"}
+            ) from exc  # fmt: skip
+
+    def _await_ready(self, names: list[str]) -> None:
+        """Wait, on the retained statuses, until every one is ready; StartError names those that are not."""
+        timeout = self.config.session.start_timeout
+        client = self.client
+
+        def state(name: str) -> State | None:
+            status = client.statuses.get(name)
+            return status.state if status else None
+
+        def settled() -> bool:
+            return bool(self._failures) or all(state(name) is State.READY for name in names)
+
+        client.wait_for(settled, timeout)
+        late = [name for name in names if state(name) is not State.READY and name not in self._failures]
+        if self._failures:
+            # One failure is enough to give up, but others that failed at the same moment are worth a line too.
+            client.wait_for(lambda: all(name in self._failures or state(name) is State.READY for name in names), 0.3)
+            raise StartError(dict(self._failures))
+        if late:
+            raise StartError({name: f"not ready within {timeout:g} s (it is {state(name) or 'silent'})" for name in late})
+
+    def launch(self, names: list[str]) -> None:
+        """Start instances that are declared and do not run; return when they are ready."""
+        declared = self.config.named()
+        for name in names:
+            if name not in declared:
+                raise SessionError(f"no instance {name!r} is declared; there are {', '.join(declared) or 'none'}")
+            if name in self._supervisor.children and not self._supervisor.children[name].ended.is_set():
+                raise SessionError(f"{name} runs already")
+        self.client.echo()  # what was said of the former process has come then
+        self._failures.clear()
+        for name in names:
+            self.client.statuses.pop(name, None)
+            child = self._spawn(name, declared[name][1])
+            self._supervisor.give_orders(child, self._orders(name, *declared[name], url=self._url))
+        self._await_ready(names)
+
+    def add(self, target: Any, name: str) -> None:
+        """Make an object of this process an instance, with a thread that runs its handlers."""
+        if name in self.client.statuses and self.client.statuses[name].state not in _GONE:
+            raise SessionError(f"an instance is called {name!r} already; choose another name")
+        component = Component.of(type(target))
+        member = Member(self._url, name, namespace=self._namespace, tls=_tls(self.config))
+        instance = Instance(component, target, member, drain_timeout=self.config.session.stop_timeout)
+        member.open()
+        instance.open()
+        if not instance.init():
+            detail = member.detail
+            instance.release()
+            instance.close({})
+            raise StartError({name: detail})
+        if self.started:
+            instance.start()
+
+        def live() -> None:
+            instance.run()
+            instance.close({})
+
+        thread = threading.Thread(target=live, name=f"instance {name}", daemon=True)
+        thread.start()
+        self._by_hand[name] = (instance, thread)
+
+        def known() -> bool:
+            status = self.client.statuses.get(name)
+            return status is not None and status.boot == member.boot and status.state is not State.INIT
+
+        self.client.wait_for(known, self.config.session.start_timeout)
+
+    # --- while it runs
+
+    def process_states(self) -> dict[str, str]:
+        """Return what the supervisor sees of each child, by name."""
+        return {name: str(child.state) for name, child in self._supervisor.children.items()}
+
+    def _receive(self, message: Message, _receipt: Receipt | None) -> None:
+        if self.client.take(message):
+            return
+        reserved = topics.parse(message.topic)
+        if reserved is not None and reserved.kind == "command" and reserved.name == "session":
+            if reserved.verb == "stop":
+                self.on_stop_asked()
+            elif reserved.verb == "launch":
+                fields, _ = codecs.decode(message.payload)
+                threading.Thread(target=self._launch_asked, args=(str(fields.get("name")),)).start()
+
+    def _launch_asked(self, name: str) -> None:
+        try:
+            self.launch([name])
+        except EtherError as exc:
+            logger.error("launch of %s: %s", name, exc)
+
+    def _status_changed(self, name: str, status: Status | None) -> None:
+        child = self._supervisor.children.get(name)
+        if child is None or status is None:
+            return
+        if status.state in (State.LOST, State.ALERT) and not self._closing and name not in self._failures:
+            if status.detail and status.detail != "connection lost":
+                self._failures[name] = status.detail.rstrip()
+
+    def _child_ended(self, child: Child) -> None:
+        """A child ended and nobody had told it to: say so to everybody."""
+        logger.error("%s: ended unexpectedly: %s", child.name, child.exit)
+        self._failures.setdefault(child.name, f"ended: {child.exit}")
+        self._endings[child.name] = child.exit
+        connection = self.client.connection
+        known = self.client.statuses.get(child.name)
+        told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
+        if connection.connected and not told:  # a constructor's own words stand; the broker's do not say how
+            boot = known.boot if known else ""
+            content = {"state": "lost", "boot": boot, "t": clock.now(), "detail": child.exit}
+            connection.publish(topics.status(child.name), codecs.encode(content), 1, retain=True)
+        self.client.poke()
+
+    # --- end
+
+    def close(self) -> Summary:
+        """Stop instances (publishers before their subscribers), then the recorder, then the broker."""
+        self._closing = True
+        budget = self.config.session.stop_timeout
+        names = [*self._by_hand, *(n for n, c in self._supervisor.children.items() if n != "recorder" and c.alive)]
+        if self.client.connection.connected:
+            for group in self._stop_order(names):
+                self._stop_group(group, budget)
+            self._stop_recorder()
+        else:
+            self._problems.append("the broker is gone; instances could not be told to finish")
+        for name in self._supervisor.close(2.0):
+            self._problems.append(f"{name} did not stop by itself and was killed")
+        self._clear_retained()
+        self._release()
+        for name, child in self._supervisor.children.items():
+            self._endings.setdefault(name, child.exit or "stopped")
+        for problem in self._problems:
+            logger.warning("%s", problem)
+        recording = self.recording if self.recording is not None and self.recording.exists() else None
+        lasted = clock.now() - self._since
+        return Summary(self.config.session.name, lasted, self._endings, recording, tuple(self._problems))
+
+    def _stop_order(self, names: list[str]) -> list[list[str]]:
+        """Return the names in groups: a group publishes to later groups only (within a cycle, together)."""
+        abouts = self.client.abouts
+        feeds: dict[str, set[str]] = {name: set() for name in names}
+        for giver in names:
+            for taker in names:
+                if giver != taker and giver in abouts and taker in abouts:
+                    given, taken = abouts[giver].publishes, abouts[taker].subscribes
+                    if any(topics.matches_any(taken, topic) for topic in given):
+                        feeds[taker].add(giver)
+        groups, left = [], list(names)
+        while left:
+            free = [name for name in left if not feeds[name] & set(left)] or left
+            groups.append(free)
+            left = [name for name in left if name not in free]
+        return groups
+
+    def _stop_group(self, names: list[str], budget: float) -> None:
+        """Tell a group to stop and wait until each has said goodbye or is gone."""
+        for name in names:
+            if name in self._supervisor.children:
+                self._supervisor.expect_end(self._supervisor.children[name])
+            self.client.command(name, "stop")
+
+        def gone(name: str) -> bool:
+            child = self._supervisor.children.get(name)
+            status = self.client.statuses.get(name)
+            return (status is not None and status.state in _GONE) or (child is not None and not child.alive)
+
+        if not self.client.wait_for(lambda: all(map(gone, names)), budget + 2.0):
+            for name in names:
+                if not gone(name):
+                    self._problems.append(f"{name} did not finish within {budget:g} s")
+        for name in names:
+            if name in self._by_hand:
+                self._by_hand.pop(name)[1].join(2.0)
+                self._endings[name] = "stopped"
+
+    def _stop_recorder(self) -> None:
+        child = self._supervisor.children.get("recorder")
+        if child is None or not child.alive or self._member is None:
+            return
+        self._member.set_status(State.DISCONNECTED, last=self.client.last_numbers())
+        self.client.connection.flush(2.0)
+        self._supervisor.expect_end(child)
+        self.client.command("recorder", "stop")
+        if not child.ended.wait(_RECORDER_SEALS_S):
+            self._problems.append(f"the recorder did not finish within {_RECORDER_SEALS_S:g} s")
+
+    def _clear_retained(self) -> None:
+        """Leave no ghosts: what nobody will look for, on a broker that outlives us."""
+        connection = self.client.connection
+        if not connection.connected:
+            return
+        names = [*self._supervisor.children, *self._endings]
+        if self._member is not None:
+            for topic in (topics.SESSION, topics.RUN):
+                connection.publish(topic, b"", 1, retain=True)
+        for name in dict.fromkeys(names):
+            for topic in (topics.status(name), topics.about(name)):
+                connection.publish(topic, b"", 1, retain=True)
+        connection.flush(2.0)
+
+    def _abort(self) -> None:
+        """Stop whatever was begun, without ceremony."""
+        self._closing = True
+        self._supervisor.close(3.0)
+        if hasattr(self, "client"):
+            self._clear_retained()
+        self._release()
+        if self.recording is not None:
+            _remove_empty(self.recording.parent)
+
+    def _release(self) -> None:
+        if self._member is not None:
+            self._member.close(1.0, clear=True)
+        elif self._guest is not None:
+            self._guest.close()
+        if self._broker is not None:
+            self._broker.__exit__(None, None, None)
+        runtime.forget(self.id)
+
+
+def add(host: Host, target: Any, name: str) -> Any:
+    """Make `target` an instance of the session and return it."""
+    host.add(target, name)
+    return target
+
+
+def _pickled(content: Any) -> bytes:
+    """Return a pickle that holds classes of the running script by value."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+        # Dataclasses compare with this object by identity, which a copy would break.
+        dispatch_table = ChainMap({type(MISSING): lambda _: "MISSING"}, cloudpickle.Pickler.dispatch_table)
+
+    buffer = io.BytesIO()
+    Pickler(buffer).dump(content)
+    return buffer.getvalue()
+
+
+def _named_in_annotations(target: type) -> dict[str, Any]:
+    """Return what a class's annotations name, where they are text: what travels with a class by value is only what
+    its code names.
+    """
+    found: dict[str, Any] = {}
+    todo: list[Any] = [target]
+    while todo:
+        cls = todo.pop()
+        for owner in (each for each in cls.__mro__ if each.__module__ == target.__module__):
+            around = vars(sys.modules.get(owner.__module__, sys))
+            for item in (owner, *filter(inspect.isfunction, vars(owner).values())):
+                names = getattr(item, "__globals__", around)
+                for text in inspect.get_annotations(item).values():
+                    for name in _names_in(text) - found.keys():
+                        if name in names:
+                            found[name] = names[name]
+                            if isinstance(found[name], type) and found[name].__module__ == target.__module__:
+                                todo.append(found[name])
+    return found
+
+
+def _names_in(annotation: Any) -> set[str]:
+    try:
+        return set(compile(annotation, "annotation", "eval").co_names) if isinstance(annotation, str) else set()
+    except SyntaxError:
+        return set()
+
+
+def _plain(url: str) -> str:
+    return str(Address.parse(url))
+
+
+def _as_orders(tls: Tls | None) -> dict[str, Any] | None:
+    return None if tls is None else asdict(tls)
+
+
+def _log_level() -> str:
+    return os.environ.get("ETHER_LOG_LEVEL", "INFO").upper()
+
+
+def _log_if_nobody_does() -> None:
+    """Show ether's own log lines where the script has set up no logging of its own."""
+    root = logging.getLogger()
+    if not root.handlers and not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(process.FORMAT.format(name="ether"), process.DATE))
+        logger.addHandler(handler)
+        logger.setLevel(_log_level())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
+
+
+def _unused(path: Path) -> Path:
+    """Return a path that no recording has yet: two sessions may start in the same second."""
+    found, number = path, 1
+    while found.exists() or found.with_name(f".{found.stem}.journal").exists():
+        number += 1
+        found = path.with_stem(f"{path.stem}-{number}")
+    return found
+
+
+def _remove_empty(folder: Path) -> None:
+    try:
+        folder.rmdir()
+    except OSError:
+        pass  # something else is in it, or it was never made
+
+
+def _not_yet(config: Config) -> list[str]:
+    """Return a line for each key that is read and checked but has no effect in this version."""
+    found = []
+    if config.record is not None and config.record.rotate is not None:
+        found.append(f"{config.where('record', 'rotate')}: one file is written; parts are not rotated in this version")
+    for key, instance in config.instances.items():
+        if instance.host is not None:
+            found.append(f"{config.where('instances', key, 'host')}: started on this machine; there are no agents in this version")
+        if instance.health.hang_after is not None:
+            found.append(f"{config.where('instances', key, 'health')}: hangs are not watched for in this version")
+    if config.expect:
+        found.append(f"{config.where('expect')}: streams are not watched for in this version")
+    return found
+
+
+def _provenance(config: Config) -> dict[str, Any]:
+    """Return what tells later how this came to be; secrets are redacted by the configuration itself."""
+    return {
+        "config": config.safe_text,
+        "config_path": None if config.path is None else str(config.path),
+        "resolved": config.resolved(),
+        "command_line": sys.argv,
+        "cwd": str(Path.cwd()),
+        "python": sys.version,
+        "executable": sys.executable,
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "user": _user(),
+        "packages": dict(sorted((d.metadata["Name"], d.version) for d in metadata.distributions() if d.metadata["Name"])),
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Return commit, whether the work tree differs from it, and how; None outside a repository."""
+
+    def ask(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=5, check=True)
+        return done.stdout.strip()
+
+    try:
+        commit = ask("rev-parse", "HEAD")
+        status = ask("status", "--porcelain")
+        return {"commit": commit, "dirty": bool(status), "diff": ask("diff", "HEAD")[:1_000_000] if status else ""}
+    except (OSError, subprocess.SubprocessError):
+        return None
+

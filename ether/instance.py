@@ -1,0 +1,715 @@
+"""Instance: one running component. Methods <-> topics, status, hooks; user code in one thread, one thing at a time.
+
+The network thread only puts work on a queue. Whoever calls `run` (the main thread of an instance's process, a thread
+of its own for one added by hand) takes it off: messages, calls, lifecycle verbs, samples that are due.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import queue
+import socket
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ether
+from ether import clock, codecs, topics
+from ether.component import Component, Method, Output
+from ether.decorators import HOOKS
+from ether.errors import FieldError, PayloadError
+from ether.member import Member
+from ether.model import About, Envelope, Message, State
+from ether.mqtt import Receipt
+
+if TYPE_CHECKING:
+    from ether.loop import Loop
+
+__all__ = ["Instance"]
+
+logger = logging.getLogger(__name__)
+
+_ALERT_HOLDS_S = 1.0  # at least, so that people and dashboards see it
+_ALERT_FADES_S = 5.0  # at most, if nothing fails any more
+_REPLIES_KEPT = 256
+_PLAIN_RESULTS = frozenset({type(None), dict, list, tuple, str, bytes, int, float, bool})
+_ENDS = (KeyboardInterrupt, GeneratorExit)
+"""What user code may raise without ending its instance."""
+
+
+@dataclass(slots=True)
+class _Timer:
+    method: Method
+    period_s: float
+    due: float
+
+
+@dataclass(slots=True)
+class _Batch:
+    fields: dict[str, list[Any]] = field(default_factory=dict)
+    times: list[float] = field(default_factory=list)
+    since: float = 0.0
+
+
+class _Published:
+    """Stands in for a marked method on the instance: calls it, publishes the result, returns it."""
+
+    def __init__(self, instance: Instance, method: Method, plain: Callable[..., Any]) -> None:
+        self._instance = instance
+        self._method = method
+        self._plain = plain
+        self.__wrapped__ = plain
+        self.__doc__ = plain.__doc__
+        self.__name__ = method.name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._instance.publishing(self._method, self._plain(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._plain, name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._plain.__self__, self._method.name)  # a copy or pickle has the plain method
+
+
+class Instance:
+    """One running component, on a member that is its voice."""
+
+    def __init__(
+        self, component: Component, target: Any, member: Member, *, kwargs: dict[str, Any] | None = None,
+        drain_timeout: float = 10.0,
+    ) -> None:  # fmt: skip
+        """Adopt `target`; nothing is subscribed or sent before `open`.
+
+        Args:
+            component: what the target's class declares.
+            target: the user's object; its publishing methods are shadowed on the object itself, never on its class.
+            member: opened or not yet.
+            kwargs: constructor arguments, for the self-description.
+            drain_timeout: seconds that handling of delivered messages may take after a stop.
+        """
+        self.component = component
+        self.target = target
+        self.member = member
+        self.name = member.name
+        self.take_first: Callable[[Message], bool] = lambda message: False
+        """Asked first about each message, in the network thread; True if it is settled."""
+        self.restart_asked = False
+        self._kwargs = kwargs or {}
+        self._drain_timeout = drain_timeout
+        self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
+        self._accepting = True
+        self._stop_by: float | None = None
+        self._stopped = False
+        self._started = False
+        self._ran: set[str] = set()
+        self._timers: list[_Timer] = []
+        self._sources: list[tuple[Method, Iterator[Any]]] = []
+        self._background: list[threading.Thread] = []
+        self._emitting = threading.RLock()
+        self._signer = codecs.Signer(member.name, member.boot)
+        self._numbers: dict[str, int] = {}
+        self._batches: dict[tuple[str, str], _Batch] = {}
+        self._handlers: dict[str, list[Method]] = {}
+        self._seen_retained: dict[str, bytes] = {}
+        self._replies: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._failing: set[str] = set()
+        self._failed_at = 0.0
+        self._plain = {name: getattr(target, name) for name in component.methods}
+        self._shadowed: list[str] = []
+        self._loop: Loop | None = None
+        self._shadow()
+        member.on_message = self._receive
+        member.describe = lambda: {"queued": self._queue.qsize()}
+
+    # --- life
+
+    def open(self) -> None:
+        """Describe and subscribe; returns when the broker has granted it."""
+        if any(_is_async(plain) for plain in self._plain.values()):
+            self._loop = _new_loop()
+        self.member.set_about(self._describe())
+        wanted = self.component.filters()
+        for qos in set(wanted.values()):
+            self.member.connection.subscribe([name for name, each in wanted.items() if each == qos], qos)
+        mine = [f"{topics.command(self.name, '+')}", f"{topics.call(self.name, '+')}"]
+        self.member.connection.subscribe([*mine, *(topics.control(verb) for verb in HOOKS if verb != "shutdown")])
+
+    def init(self) -> bool:
+        """Run the `init` hooks and report ready; False if a hook failed (the status tells)."""
+        ok = self._run_hooks("init")
+        if ok:
+            self.member.set_status(State.READY)
+        return ok
+
+    def start(self) -> None:
+        """Begin sampling and run the `start` hooks, soon, in the thread that runs the instance."""
+        self._put(self._start)
+
+    def run(self) -> None:
+        """Do the work until stopped; returns when everything has been handled and every hook has run."""
+        try:
+            while not self._stopped:
+                work = self._next_work()
+                if work is not None:
+                    function, arguments = work
+                    function(*arguments)
+                self._run_due()
+        finally:
+            self.release()
+
+    def stop(self, reason: str = "") -> None:
+        """Stop in order, soon: what was delivered before is handled, then save_all, cleanup and shutdown run."""
+        if self._stop_by is None:
+            self._accepting = False
+            self._stop_by = clock.monotonic() + self._drain_timeout
+            if reason:
+                logger.info("%s: stopping: %s", self.name, reason)
+            self._put(self._stop)
+
+    def close(self, further: dict[str, int], timeout: float = 5.0) -> None:
+        """Say goodbye with the last number of every topic (`further`: published by hand), and disconnect."""
+        last = {topic: number - 1 for topic, number in self._numbers.items()}
+        self.member.set_status(State.DISCONNECTED, last={**further, **last})
+        if not self.member.close(timeout):
+            logger.error("%s: the broker did not confirm everything within %g s", self.name, timeout)
+
+    def _next_work(self) -> tuple[Callable[..., None], tuple[Any, ...]] | None:
+        """Return the next thing on the queue; None when a sample is due or a generator may go on first."""
+        if self._stop_by is not None and clock.monotonic() > self._stop_by:
+            return self._stop, ()
+        try:
+            if self._sources:
+                return self._queue.get_nowait()
+            wait = self._wait_s()
+            if self._loop is None:
+                return self._queue.get(timeout=wait)
+            if self._queue.empty():
+                self._loop.idle(lambda: not self._queue.empty(), wait)
+            return self._queue.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _wait_s(self) -> float | None:
+        """Return the seconds until the next sample or batch is due; None for no such thing."""
+        due = [timer.due for timer in self._timers] if self._stop_by is None else []
+        due += [batch.since + self._batch_age(key) for key, batch in self._batches.items() if batch.times]
+        if self._failing:
+            due.append(self._failed_at + _ALERT_FADES_S)
+        if not due or min(due) == float("inf"):
+            return None
+        return max(0.0, min(due) - clock.monotonic())
+
+    def _put(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._queue.put((function, arguments))
+        if self._loop is not None:
+            self._loop.wake()
+
+    def _run_due(self) -> None:
+        if self._stop_by is None:
+            now = clock.monotonic()
+            for timer in self._timers:
+                if timer.due <= now:
+                    self._sample(timer)
+            for source in list(self._sources):
+                self._advance(source)
+        if self._batches:
+            self._flush_batches(only_due=True)
+        if self._failing and clock.monotonic() - self._failed_at >= _ALERT_FADES_S:
+            self._recovered(None)
+
+    def _sample(self, timer: _Timer) -> None:
+        """Take one sample. Deadlines are multiples of the period, so a late sample does not shift the next ones."""
+        self._invoke(timer.method, (), {})
+        timer.due += timer.period_s
+        behind = clock.monotonic() - timer.due
+        if behind > 0:
+            missed = int(behind // timer.period_s)
+            if missed:
+                timer.due += missed * timer.period_s
+                self.member.counts["missed"] += missed
+                logger.warning(
+                    "%s: %s took longer than its %g s; missed %d samples", self.name, timer.method.label,
+                    timer.period_s, missed,
+                )  # fmt: skip
+
+    def _advance(self, source: tuple[Method, Iterator[Any]]) -> None:
+        method, items = source
+        try:
+            self.emit(method, next(items))
+        except StopIteration:
+            self._sources.remove(source)
+        except _ENDS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
+            self._sources.remove(source)
+            self._report(method, exc)
+
+    # --- lifecycle verbs
+
+    def _start(self) -> None:
+        if self._started:
+            return
+        self._started = True
+        now = clock.monotonic()
+        for method in self.component.methods.values():
+            periods = [output.every for output in method.outputs if output.every]
+            if periods:
+                self._timers.append(_Timer(method, min(periods), now))
+        for method, hook in self.component.hooks("start"):
+            if hook.background:
+                thread = threading.Thread(target=self._run_beside, args=(method,), name=method.label, daemon=True)
+                self._background.append(thread)
+                thread.start()
+            else:
+                self._invoke(method, (), {}, as_source=True)
+
+    def _run_beside(self, method: Method) -> None:
+        """Run a background start method; a coroutine gets a loop of its own."""
+        try:
+            result = self._plain[method.name]()
+            if inspect.iscoroutine(result):
+                result = _run_alone(result)
+            if isinstance(result, AsyncIterator):
+                _run_alone(self._emit_each(method, result))
+            elif inspect.isgenerator(result):
+                for item in result:
+                    self.emit(method, item)
+                    if self._stop_by is not None:
+                        result.close()
+            elif method.outputs:
+                self.emit(method, result)
+        except _ENDS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
+            self._report(method, exc)
+
+    async def _emit_each(self, method: Method, items: AsyncIterator[Any]) -> None:
+        async for item in items:
+            self.emit(method, item)
+            if self._stop_by is not None:
+                break
+
+    def _run_hooks(self, verb: str) -> bool:
+        ok = True
+        for method, _hook in self.component.hooks(verb):
+            ok = self._invoke(method, (), {}) and ok
+        return ok
+
+    def _verb(self, verb: str) -> None:
+        if verb == "start":
+            self._start()
+        elif verb != "init":  # has run before we were ready
+            self._run_hooks(verb)
+
+    def _stop(self) -> None:
+        """End: whatever stands before this on the queue has been handled."""
+        if self._stopped:
+            return
+        self._stopped = True
+        left = self._queue.qsize()
+        if left and self._stop_by is not None and clock.monotonic() > self._stop_by:
+            self.member.counts["dropped"] += left
+            logger.error("%s: %d delivered messages were not handled within %g s", self.name, left, self._drain_timeout)
+        for _method, items in self._sources:
+            close = getattr(items, "close", None)
+            if close is not None:
+                close()
+        for thread in self._background:
+            thread.join(max(0.1, (self._stop_by or 0) - clock.monotonic()))
+        for verb in ("save_all", "cleanup", "shutdown"):
+            self._run_hooks(verb)
+        self._flush_batches(only_due=False)
+
+    def release(self) -> None:
+        """Give the target back as it was; `run` does so at its end."""
+        for name in self._shadowed:
+            vars(self.target).pop(name, None)
+        if self._loop is not None:
+            self._loop.close()
+
+    # --- incoming, in the network thread
+
+    def _receive(self, message: Message, _receipt: Receipt | None) -> None:
+        if self.take_first(message):
+            return
+        reserved = topics.parse(message.topic)
+        if reserved is None:
+            self._receive_data(message)
+        elif reserved.kind == "call" and reserved.name == self.name:
+            self._put(self._answer, reserved.verb, message.payload)
+        elif reserved.kind == "control":
+            self._put(self._verb, reserved.name)
+        elif reserved.kind == "command" and reserved.name == self.name:
+            self._command(reserved.verb, message.payload)
+
+    def _receive_data(self, message: Message) -> None:
+        if not self._accepting:
+            self.member.counts["ignored"] += 1
+            return
+        if message.retain:  # a renewed subscription replays it: once is enough
+            if self._seen_retained.get(message.topic) == message.payload:
+                return
+            self._seen_retained[message.topic] = message.payload
+        self.member.counts["received"] += 1
+        self._put(self._handle, message)
+
+    def _command(self, verb: str, payload: bytes) -> None:
+        if verb in ("stop", "restart"):
+            self.restart_asked = verb == "restart"
+            self.stop(f"told to {verb}")
+        elif verb == "start":
+            self._put(self._start)
+        elif verb == "ping":
+            fields, _ = codecs.decode(payload)
+            answer = codecs.to_json({"id": fields.get("id"), "ms": clock.monotonic_ns() // 1_000_000})
+            self.member.connection.publish(topics.pong(self.name), answer, 0)
+        elif verb == "every":
+            self._put(self._set_every, payload)
+        else:
+            logger.warning("%s: unknown command %r; known: stop, restart, start, every, ping", self.name, verb)
+
+    def _set_every(self, payload: bytes) -> None:
+        """``{"topic": …, "every": seconds}`` changes how often a topic is sampled; without a topic, all of them."""
+        try:
+            fields, _ = codecs.decode(payload)
+            period = clock.seconds(fields.get("every", fields.get("value")))
+            if period <= 0:
+                raise ValueError("must be longer than nothing")
+        except (PayloadError, ValueError) as exc:
+            logger.warning("%s: command 'every' refused: %s", self.name, exc)
+            return
+        for timer in self._timers:
+            if fields.get("topic") in (None, *(output.topic for output in timer.method.outputs)):
+                timer.period_s, timer.due = period, clock.monotonic()
+
+    # --- work, in the thread of `run`
+
+    def _handle(self, message: Message) -> None:
+        for method in self._handlers_of(message.topic):
+            try:
+                calls = self._calls_of(method, message)
+            except PayloadError as exc:
+                self._reject(message, exc)
+                continue
+            for args, kwargs in calls:
+                self._invoke(method, args, kwargs, message)
+        self.member.counts["handled"] += 1
+
+    def _handlers_of(self, topic: str) -> list[Method]:
+        found = self._handlers.get(topic)
+        if found is None:
+            if len(self._handlers) > 10_000:
+                self._handlers.clear()
+            found = self._handlers[topic] = [
+                method
+                for method in self.component.methods.values()
+                if topics.matches_any((name for name, _ in method.inputs), topic)
+            ]
+        return found
+
+    def _calls_of(self, method: Method, message: Message) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        """Return the arguments of each reading in a message: one, or as many as its batch holds."""
+        if method.hooks and method.parameters.required == []:
+            return [((), {})]
+        if b'"k":' in message.payload or message.payload.startswith(codecs.CBOR_MAGIC):
+            fields, envelope = codecs.decode(message.payload)
+            readings = [(fields, envelope)]
+            if envelope is not None and envelope.k is not None:
+                readings = list(codecs.unpack(fields, envelope))
+            return [method.parameters.arguments(one, message.topic, facts) for one, facts in readings]
+        return [method.parameters.accept(message.topic, message.payload)]
+
+    def _reject(self, message: Message, exc: PayloadError) -> None:
+        self.member.counts["rejected"] += 1
+        logger.warning("%s: %s rejected: %s", self.name, _described(message), exc)
+
+    def _invoke(
+        self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], message: Message | None = None,
+        as_source: bool = False,
+    ) -> bool:  # fmt: skip
+        """Run a method and publish its result; False if it failed, which is reported."""
+        try:
+            result = self._settle(self._plain[method.name](*args, **kwargs))
+            if method.outputs:
+                if not inspect.isgenerator(result):
+                    self.emit(method, result)
+                elif as_source:
+                    self._sources.append((method, result))
+                else:
+                    for item in result:
+                        self.emit(method, item)
+        except _ENDS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
+            self._report(method, exc, message)
+            return False
+        if self._failing:
+            self._recovered(method)
+        return True
+
+    def _settle(self, result: Any) -> Any:
+        """Await what is to be awaited; an asynchronous generator becomes a plain one."""
+        if type(result) in _PLAIN_RESULTS:  # nearly always; the checks below are slow
+            return result
+        if inspect.isawaitable(result):
+            return self._await(result)
+        if isinstance(result, AsyncIterator):
+            return self._pull(result)
+        return result
+
+    def _await(self, awaitable: Any) -> Any:
+        if self._loop is None:  # no `async def`, and yet something to await
+            self._loop = _new_loop()
+        return self._loop.run(awaitable)
+
+    def _pull(self, items: AsyncIterator[Any]) -> Iterator[Any]:
+        while True:
+            try:
+                yield self._await(anext(items))
+            except StopAsyncIteration:
+                return
+
+    def _report(self, method: Method, exc: BaseException, message: Message | None = None) -> None:
+        self.member.counts["failed"] += 1
+        self._failing.add(method.name)
+        first = not self.member.state == State.ALERT or clock.monotonic() - self._failed_at > _ALERT_HOLDS_S
+        self._failed_at = clock.monotonic()
+        what = f"{method.label} raised {type(exc).__name__}: {exc}"
+        where = f" (at a {_described(message)})" if message is not None else ""
+        if isinstance(exc, FieldError):
+            logger.error("%s: %s%s", self.name, exc, where)
+        else:
+            logger.error("%s: %s%s", self.name, what, where, exc_info=exc)
+        if first:
+            trace = "".join(traceback.format_exception(exc))
+            self.member.set_status(State.ALERT, f"{what}{where}\n{trace}")
+
+    def _recovered(self, method: Method | None) -> None:
+        """The method works again (or has not failed for long): once all do, and the alert could be seen, say ready."""
+        if method is None:
+            self._failing.clear()
+        elif clock.monotonic() - self._failed_at > _ALERT_HOLDS_S:
+            self._failing.discard(method.name)
+        if not self._failing and self.member.state is State.ALERT:
+            self.member.set_status(State.READY)
+
+    # --- calls
+
+    def _answer(self, method_name: str, payload: bytes) -> None:
+        try:
+            request, _ = codecs.decode(payload)
+            call_id, reply_to = str(request["id"]), str(request["reply_to"])
+            params = dict(request.get("params") or {})
+            deadline = float(request.get("deadline") or "inf")
+            if not reply_to.startswith(topics.reply("")) or topics.is_filter(reply_to):
+                raise ValueError(f"reply_to {reply_to!r} is not below {topics.reply('')}")
+        except (PayloadError, KeyError, TypeError, ValueError) as exc:
+            self.member.counts["rejected"] += 1
+            logger.warning("%s: a call of %r was not understood: %s", self.name, method_name, exc)
+            return
+        if call_id in self._replies:  # asked again: answered from memory, not done twice
+            self._reply(reply_to, self._replies[call_id][1])
+            return
+        if clock.now() > deadline:
+            logger.warning("%s: a call of %s came after its deadline and was dropped", self.name, method_name)
+            return
+        reply = self._perform(call_id, method_name, params)
+        self._replies[call_id] = (reply_to, reply)
+        while len(self._replies) > _REPLIES_KEPT:
+            self._replies.popitem(last=False)
+        self._reply(reply_to, reply)
+
+    def _reply(self, reply_to: str, payload: bytes) -> None:
+        self.member.connection.publish(reply_to, payload, 1)
+
+    def _perform(self, call_id: str, method_name: str, params: dict[str, Any]) -> bytes:
+        """Return the reply to a call: success with the result, or the error with its type and traceback."""
+        try:
+            method = self.component.methods.get(method_name)
+            if method is None or not (method.call or method.inputs):
+                known = ", ".join(sorted(self.component.calls())) or "none"
+                raise LookupError(f"{self.name} has no method {method_name!r} to call; it has {known}")
+            args, kwargs = method.parameters.arguments(params)
+            result = self._settle(self._plain[method_name](*args, **kwargs))
+            if inspect.isgenerator(result):
+                result = list(result)
+                for item in result if method.outputs else ():
+                    self.emit(method, item)
+            elif method.outputs:
+                self.emit(method, result)
+            return codecs.encode({"id": call_id, "status": "success", "result": result})
+        except _ENDS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
+            logger.warning("%s: call of %s failed: %s: %s", self.name, method_name, type(exc).__name__, exc)
+            error = {"error": str(exc), "type": type(exc).__name__, "traceback": traceback.format_exc()}
+            return codecs.encode({"id": call_id, "status": "error", **error})
+
+    # --- outgoing, in any thread
+
+    def emit(self, method: Method, result: Any) -> None:
+        """Publish one result of a method: number it, stamp it, encode it, send it.
+
+        Raises:
+            FieldError: the result does not fit the method's return annotation; nothing is published.
+            PayloadError: the result cannot travel; nothing is published.
+        """
+        value = method.checked(result)
+        for output in method.outputs:
+            with self._emitting:  # numbers leave in their order
+                if output.batch_count or output.batch_s:
+                    self._collect(method, output, value)
+                    continue
+                number = self._numbers.get(output.topic, 0)
+                payload = self._signer.encode(value, number, clock.now())
+                self._numbers[output.topic] = number + 1
+                self._send(output, payload, 1)
+
+    def _send(self, output: Output, payload: bytes, readings: int) -> None:
+        self.member.counts["published"] += readings
+        if not self.member.connection.publish(output.topic, payload, output.qos, output.retain):
+            self.member.counts["dropped"] += readings
+            logger.warning("%s: not connected; a QoS 0 message on %r was dropped", self.name, output.topic)
+
+    def _collect(self, method: Method, output: Output, value: Any) -> None:
+        key = (method.name, output.topic)
+        batch = self._batches.setdefault(key, _Batch())
+        fields = codecs.fields_of(value)
+        codecs.encode(value)  # what cannot travel is refused here, not with its neighbours later
+        if batch.times and batch.fields.keys() != fields.keys():
+            self._flush(output, batch)
+        if not batch.times:
+            batch.since = clock.monotonic()
+            batch.fields = {name: [] for name in fields}
+            self._put(lambda: None)  # whoever waits for work learns when the batch is due
+        for name, item in fields.items():
+            batch.fields[name].append(item)
+        batch.times.append(clock.now())
+        if output.batch_count and len(batch.times) >= output.batch_count:
+            self._flush(output, batch)
+
+    def _batch_age(self, key: tuple[str, str]) -> float:
+        return min(
+            (output.batch_s for output in self.component.methods[key[0]].outputs if output.topic == key[1] and output.batch_s),
+            default=float("inf"),
+        )
+
+    def _flush_batches(self, only_due: bool) -> None:
+        with self._emitting:
+            for (method_name, topic), batch in self._batches.items():
+                age = self._batch_age((method_name, topic))
+                if batch.times and (not only_due or clock.monotonic() - batch.since >= age):
+                    outputs = self.component.methods[method_name].outputs
+                    self._flush(next(output for output in outputs if output.topic == topic), batch)
+
+    def _flush(self, output: Output, batch: _Batch) -> None:
+        count = len(batch.times)
+        number = self._numbers.get(output.topic, 0)
+        envelope = Envelope(self.name, self.member.boot, number, batch.times, k=count)
+        payload = codecs.encode(batch.fields, envelope)
+        self._numbers[output.topic] = number + count
+        batch.times = []
+        self._send(output, payload, count)
+
+    def publishing(self, method: Method, result: Any) -> Any:
+        """Publish what a call by hand returned, and return it; a generator or coroutine when it comes to be."""
+        if inspect.isawaitable(result):
+            return self._publish_awaited(method, result)
+        if isinstance(result, AsyncIterator):
+            return self._publish_pulled(method, result)
+        if inspect.isgenerator(result):
+            return self._publish_each(method, result)
+        self.emit(method, result)
+        return result
+
+    async def _publish_awaited(self, method: Method, awaitable: Any) -> Any:
+        result = await awaitable
+        self.emit(method, result)
+        return result
+
+    async def _publish_pulled(self, method: Method, items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for item in items:
+            self.emit(method, item)
+            yield item
+
+    def _publish_each(self, method: Method, items: Iterator[Any]) -> Iterator[Any]:
+        for item in items:
+            self.emit(method, item)
+            yield item
+
+    def _shadow(self) -> None:
+        """Let calls by hand publish: on this object, where it has a place for attributes; its class stays as it is."""
+        try:
+            own = vars(self.target)
+        except TypeError:  # slots, or written in C: calls by hand stay plain
+            for method in self.component.methods.values():
+                if method.outputs and not (method.inputs or method.hooks or method.call or method.outputs[0].every):
+                    logger.warning(
+                        "%s: nothing triggers %s, and calls by hand do not publish, as objects of this class take no "
+                        "attributes; drop its slots", self.name, method.label,
+                    )  # fmt: skip
+            return
+        for name, method in self.component.methods.items():
+            if method.outputs and isinstance(own, dict):
+                own[name] = _Published(self, method, self._plain[name])
+                self._shadowed.append(name)
+
+    def _describe(self) -> About:
+        return About(
+            self.name,
+            class_name=f"{self.component.cls.__module__}.{self.component.cls.__qualname__}",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=ether.__version__,
+            source=_source_digest(self.component.cls),
+            kwargs=self._kwargs,
+            publishes=self.component.publishes(),
+            subscribes=self.component.subscribes(),
+            calls=self.component.calls(),
+        )
+
+
+def _described(message: Message) -> str:
+    """Return topic and publisher of a message, for people."""
+    try:
+        envelope = codecs.envelope_of(message.payload)
+    except PayloadError:
+        envelope = None
+    sender = "a client that does not say its name" if envelope is None else f"{envelope.by}, number {envelope.n}"
+    return f"message on {message.topic!r} from {sender}"
+
+
+def _new_loop() -> Loop:
+    from ether.loop import Loop
+
+    return Loop()
+
+
+def _run_alone(awaitable: Any) -> Any:
+    """Return what an awaitable results in, in a loop of its own."""
+    loop = _new_loop()
+    try:
+        return loop.run(awaitable)
+    finally:
+        loop.close()
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _source_digest(cls: type) -> str:
+    """Return ``sha256:…`` of the file a class was read from; empty where there is none."""
+    try:
+        path = inspect.getsourcefile(cls)
+        return f"sha256:{sha256(Path(path).read_bytes()).hexdigest()}" if path else ""
+    except (OSError, TypeError):
+        return ""

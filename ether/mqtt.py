@@ -1,0 +1,617 @@
+"""Connection: the only file that imports paho.
+
+paho is used through its public interface, plus the private members named in `_Client`; hence the narrow pin in
+`pyproject.toml`. They buy reads of many packets a system call (paho: three calls a packet), one write per packet
+straight from the publishing thread (paho: wake the network thread through a socket pair first) and an in-flight window
+that does not slow down as it grows (paho scans it at every acknowledgement).
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+
+from ether import clock, topics
+from ether.errors import BrokerError, PayloadError
+from ether.model import Message
+
+__all__ = ["Address", "Connection", "Receipt", "Tls"]
+
+logger = logging.getLogger(__name__)
+
+_KEEPALIVE_S = 15
+_WINDOW = 500  # unacknowledged publishes; far below 65,535, where packet ids would wrap into each other
+_BACKOFF_S = (0.1, 5.0)
+_READ_AHEAD = 256 * 1024
+_WRITE_TOGETHER = 64 * 1024
+_DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
+_PUBLISH, _DUP, _DISCONNECT = 0x30, 0x08, 0xE0
+_MAX_PAYLOAD = 268_435_455 - 65_539
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How to trust the broker, and to be trusted by it. Paths of PEM files."""
+
+    ca: str | None = None
+    """Certificate authority; None trusts the system's."""
+    cert: str | None = None
+    key: str | None = None
+    insecure: bool = False
+    """Do not compare the host name with the certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A broker's URL, taken apart: ``mqtt://user:password@host:port`` or ``mqtts://…``."""
+
+    host: str
+    port: int
+    user: str | None = None
+    password: str | None = None
+    secure: bool = False
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Return the parts of a URL; BrokerError says what is wrong with it."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as exc:
+            raise BrokerError(f"broker {url!r}: {exc}; write mqtt://host:port") from None
+        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
+            raise BrokerError(f"broker {url!r}: not a broker's address; write mqtt://host:port or mqtts://host:port")
+        secure = parts.scheme == "mqtts"
+        user = unquote(parts.username) if parts.username else None
+        password = unquote(parts.password) if parts.password else None
+        return cls(parts.hostname, port or (8883 if secure else 1883), user, password, secure)
+
+    def __str__(self) -> str:
+        """Return the URL without the password, fit for a log."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"mqtt{'s' if self.secure else ''}://{f'{self.user}@' if self.user else ''}{host}:{self.port}"
+
+
+class Receipt(NamedTuple):
+    """What acknowledges one received message, within the connection it came on."""
+
+    packet_id: int
+    qos: int
+    generation: int
+
+
+def _packet(head: int, body: bytes, payload: bytes) -> bytes:
+    """Return an MQTT packet: first byte, remaining length, variable header, payload."""
+    left = len(body) + len(payload)
+    size = bytearray()
+    while True:
+        left, digit = left >> 7, left & 0x7F
+        size.append(digit | 0x80 if left else digit)
+        if not left:
+            return b"".join((bytes([head]), size, body, payload))
+
+
+class _ReadAhead:
+    """A socket that reads in large pieces, so that paho's three reads a packet cost no system calls."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._buffer = b""
+        self._position = 0
+
+    def recv(self, size: int) -> bytes:
+        if self._position >= len(self._buffer):
+            if size >= _READ_AHEAD:
+                return self._sock.recv(size)
+            self._buffer = self._sock.recv(_READ_AHEAD)
+            self._position = 0
+        piece = self._buffer[self._position : self._position + size]
+        self._position += len(piece)
+        return piece
+
+    def pending(self) -> int:
+        inner = self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
+        return len(self._buffer) - self._position + inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+
+class _Client(Client):
+    """paho's client with read-ahead, direct writes and a hook where an acknowledgement has come.
+
+    Private members of paho 2.2 used: `_create_socket`, `_packet_queue`, `_packet_write`, `_handle_publish`,
+    `_handle_pubackcomp`, `_send_puback`, `_mid_generate`, `_in_packet`, `_out_packet`, `_out_messages`,
+    `_manual_ack`, `_reset_sockets`, `_sockpairW` and `_thread`.
+    """
+
+    held = False
+    network: threading.Thread | None = None
+
+    def __init__(self, deliver: Callable[[str, bytes, int, bool, bool, int], None], **options: Any) -> None:
+        super().__init__(CallbackAPIVersion.VERSION2, **options)
+        self.writing = threading.RLock()
+        self.acknowledged = threading.Condition()
+        """Notified, while somebody waits, when a message has been acknowledged."""
+        self.waiting = 0
+        self._deliver = deliver
+        self._sending = threading.RLock()
+        self._up = False
+        self._in_flight: dict[int, bytes] = {}
+
+    @property
+    def unacknowledged(self) -> int:
+        return len(self._in_flight) + len(self._out_messages)
+
+    def send(self, topic: bytes, payload: bytes, qos: int, retain: bool) -> bool:
+        """Send one message of QoS 0 or 1; False for one of QoS 0 that has no connection to go on.
+
+        QoS 1 is ours, not paho's: it is kept until acknowledged, once per connection on its way, and sent again, in
+        order and marked as a duplicate, after a reconnect.
+        """
+        body = len(topic).to_bytes(2, "big") + topic
+        with self._sending:
+            if not qos:
+                if self._up:
+                    self._packet_queue(_PUBLISH, _packet(_PUBLISH | retain, body, payload), 0, 1)
+                return self._up
+            packet_id = self._mid_generate()
+            while packet_id in self._in_flight:
+                packet_id = self._mid_generate()
+            packet = _packet(_PUBLISH | 2 | retain, body + packet_id.to_bytes(2, "big"), payload)
+            self._in_flight[packet_id] = packet
+            if self._up:
+                self._packet_queue(_PUBLISH, packet, packet_id, 1)
+            return True
+
+    def resume(self) -> None:
+        """A connection stands: send again what the last one left unacknowledged."""
+        with self._sending:
+            self._up = True
+            for packet_id, packet in self._in_flight.items():
+                self._packet_queue(_PUBLISH, bytes([packet[0] | _DUP]) + packet[1:], packet_id, 1)
+
+    def suspend(self) -> None:
+        """The connection has ended: keep what is sent from now on."""
+        with self._sending:
+            self._up = False
+
+    @property
+    def unwritten(self) -> int:
+        return len(self._out_packet)
+
+    def _create_socket(self) -> Any:
+        return _ReadAhead(super()._create_socket())  # type: ignore[arg-type]  # paho's SocketLike is a socket here
+
+    def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
+        rc = super().loop_read(max_packets)
+        while rc == 0 and self._sock is not None and self._sock.pending():
+            rc = super().loop_read(max_packets)
+        if rc == 0 and self._out_packet and self._sock is not None:
+            self._packet_write()  # the acknowledgements of all that was read, together
+        return rc
+
+    def _packet_queue(self, command: int, packet: Any, mid: int, qos: int, info: Any = None) -> MQTTErrorCode:
+        if command & 0xF0 == _DISCONNECT:
+            try:
+                return super()._packet_queue(command, packet, mid, qos, info)
+            except OSError:  # the network thread has sent it already, and is gone with its socket pair
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+        idle = not self._out_packet
+        self._out_packet.append(
+            {
+                "command": command, "mid": mid, "qos": qos, "pos": 0,
+                "to_process": len(packet), "packet": packet, "info": info,
+            }
+        )  # fmt: skip
+        if self.held or threading.current_thread() is self.network:
+            pass  # written by whoever holds, or at the end of the network thread's round
+        elif len(self._in_flight) <= _DIRECT:
+            self.write_now()
+        elif idle:  # a burst: the network thread joins packets into few writes
+            self._wake()
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    def write_now(self) -> None:
+        """Write what is queued from this thread; what the socket does not take is the network thread's to send."""
+        self._packet_write()  # an error here is met again, and handled, by the network thread's read
+        if self._out_packet:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._sockpairW is not None:
+            try:
+                self._sockpairW.send(b"\0")
+            except (BlockingIOError, OSError):
+                pass  # full: the network thread has been woken already; closed: it is gone
+
+    def _join_packets(self) -> None:
+        """Make one packet of all that wait, so that they cost one system call."""
+        joined, size = [], 0
+        while self._out_packet and size < _WRITE_TOGETHER:
+            packet = self._out_packet.popleft()
+            if packet["pos"] or packet["command"] & 0xF0 == _DISCONNECT:
+                self._out_packet.appendleft(packet)
+                break
+            if packet["info"] is not None and packet["qos"] == 0:
+                packet["info"]._set_as_published()  # as paho does once it has written a QoS 0 message
+            joined.append(packet["packet"])
+            size += len(packet["packet"])
+        if joined:
+            whole = b"".join(joined)
+            self._out_packet.appendleft(
+                {"command": 0, "mid": 0, "qos": 1, "pos": 0, "to_process": len(whole), "packet": whole, "info": None}
+            )
+
+    def close_wakeup(self) -> None:
+        """Close the socket pair that wakes the network thread; paho leaves that to the garbage collector."""
+        self._reset_sockets()
+
+    def _packet_write(self) -> MQTTErrorCode:
+        with self.writing:
+            rc = MQTTErrorCode.MQTT_ERR_SUCCESS
+            while self._out_packet and rc == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                if len(self._out_packet) > 1:
+                    self._join_packets()
+                waiting = len(self._out_packet)
+                rc = super()._packet_write()
+                if len(self._out_packet) >= waiting:
+                    break  # the socket takes no more now
+            return rc
+
+    def _handle_pubackcomp(self, cmd: Any) -> MQTTErrorCode:
+        rc = MQTTErrorCode.MQTT_ERR_SUCCESS
+        if self._in_flight.pop(int.from_bytes(self._in_packet["packet"][:2], "big"), None) is None:
+            rc = super()._handle_pubackcomp(cmd)
+        if self.waiting:
+            with self.acknowledged:
+                self.acknowledged.notify_all()
+        return rc
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        """Deliver QoS 0 and 1 without paho's detours; QoS 2 is paho's."""
+        head, content = self._in_packet["command"], bytes(self._in_packet["packet"])
+        qos = head >> 1 & 3
+        if qos == 2:
+            return super()._handle_publish()
+        end = 2 + int.from_bytes(content[:2], "big")
+        packet_id = int.from_bytes(content[end : end + 2], "big") if qos else 0
+        try:
+            topic = content[2:end].decode()
+        except UnicodeDecodeError:
+            logger.warning("a message on a topic that is no UTF-8 was dropped: %r", content[2:end])
+        else:
+            self._deliver(topic, content[end + 2 :] if qos else content[end:], qos, bool(head & 1), bool(head & _DUP), packet_id)
+            if self._manual_ack:
+                return MQTTErrorCode.MQTT_ERR_SUCCESS
+        return self._send_puback(packet_id) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
+
+
+class Connection:
+    """One MQTT 3.1.1 connection with a network thread of its own; it comes back by itself.
+
+    Set the callbacks before `open`. They run in the network thread, must not block, and an exception in one is logged
+    with its traceback, never swallowed. Topics are without the namespace on both sides.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        client_id: str,
+        *,
+        namespace: str = "",
+        will: tuple[str, bytes] | None = None,
+        persistent: bool = False,
+        manual_ack: bool = False,
+        tls: Tls | None = None,
+    ) -> None:
+        """Prepare a connection; nothing is sent before `open`.
+
+        Args:
+            url: ``mqtt://user:password@host:port``, or ``mqtts://``.
+            client_id: unique on the broker; a second client of the same id throws out the first.
+            namespace: put before every topic.
+            will: topic and payload the broker publishes, retained, when we are lost.
+            persistent: the broker keeps subscriptions and QoS 1 messages while we are away.
+            manual_ack: the owner calls `acknowledge`; otherwise a message is acknowledged after `on_message`.
+            tls: needed only for other than the system's trust; ``mqtts`` alone switches TLS on.
+        """
+        self.address = Address.parse(url)
+        self.client_id = client_id
+        self.namespace = namespace
+        self.on_message: Callable[[Message, Receipt | None], None] = lambda message, receipt: None
+        self.on_up: Callable[[bool], None] = lambda session_present: None
+        self.on_down: Callable[[str], None] = lambda reason: None
+        self.manual_ack = manual_ack
+        self._generation = 0
+        self._filters: dict[str, int] = {}
+        self._granted: dict[int, threading.Event] = {}
+        self._granting = threading.Lock()
+        self._up = threading.Event()
+        self._closing = threading.Event()
+        self._refusal: str | None = None
+        self._trouble = "no answer"
+        self._thread: threading.Thread | None = None
+        self._client = self._make_client(persistent, tls)
+        if will is not None:
+            self._client.will_set(topics.join(namespace, will[0]), will[1], qos=1, retain=True)
+
+    def _make_client(self, persistent: bool, tls: Tls | None) -> _Client:
+        client = _Client(
+            self._delivered,
+            client_id=self.client_id,
+            clean_session=not persistent,
+            protocol=MQTTProtocolVersion.MQTTv311,
+            manual_ack=self.manual_ack,
+        )
+        client.max_inflight_messages_set(0)  # the window is ours: see `publish`
+        client.max_queued_messages_set(0)
+        client.connect_timeout = 5.0
+        client.on_connect = self._guarded(self._connected)
+        client.on_disconnect = self._guarded(self._disconnected)
+        client.on_message = self._guarded(self._received)  # QoS 2 only
+        client.on_subscribe = self._guarded(self._subscribed)
+        client.on_unsubscribe = self._guarded(self._unsubscribed)
+        client.on_socket_open = lambda _client, _userdata, sock: _no_delay(sock)
+        if self.address.user is not None:
+            client.username_pw_set(self.address.user, self.address.password)
+        if self.address.secure or tls is not None:
+            self._trust(client, tls or Tls())
+        client.connect_async(self.address.host, self.address.port, keepalive=_KEEPALIVE_S)
+        return client
+
+    def _trust(self, client: _Client, tls: Tls) -> None:
+        try:
+            context = ssl.create_default_context(cafile=tls.ca)
+            if tls.cert:
+                context.load_cert_chain(tls.cert, tls.key)
+        except (OSError, ssl.SSLError) as exc:
+            raise BrokerError(f"tls of {self.address}: {exc}; check the paths under broker.tls") from exc
+        context.check_hostname = not tls.insecure
+        client.tls_set_context(context)
+
+    @property
+    def connected(self) -> bool:
+        return self._up.is_set()
+
+    @property
+    def unacknowledged(self) -> int:
+        """QoS 1 messages the broker has not confirmed yet."""
+        return self._client.unacknowledged
+
+    def open(self, timeout: float = 10.0) -> None:
+        """Connect, or raise BrokerError: at once where the broker refuses us, after `timeout` seconds otherwise."""
+        self._thread = threading.Thread(target=self._run, name=f"mqtt {self.client_id}", daemon=True)
+        self._client.network = self._thread
+        self._client._thread = self._thread  # noqa: SLF001 - tells paho that a network thread exists
+        self._thread.start()
+        deadline = clock.monotonic() + timeout
+        while not self._up.wait(0.05):
+            if self._refusal is not None:
+                refusal = self._refusal
+                self.close(0)
+                raise BrokerError(f"broker {self.address} refused {self.client_id!r}: {refusal}")
+            if clock.monotonic() > deadline:
+                trouble = self._trouble
+                self.close(0)
+                raise BrokerError(f"no broker at {self.address} within {timeout:g} s: {trouble}")
+
+    def subscribe(self, filters: Iterable[str], qos: int = 1) -> None:
+        """Subscribe, now and again after every reconnect; returns when the broker has granted it.
+
+        In the network thread it returns at once.
+        """
+        added = {topic_filter: qos for topic_filter in filters}
+        self._filters.update(added)
+        if added and self.connected:
+            self._ask(
+                lambda: self._client.subscribe(
+                    [(topics.join(self.namespace, topic_filter), qos) for topic_filter, qos in added.items()]
+                )
+            )
+
+    def unsubscribe(self, filters: Iterable[str]) -> None:
+        """Unsubscribe; returns when the broker has confirmed it."""
+        removed = [topic_filter for topic_filter in filters if self._filters.pop(topic_filter, None) is not None]
+        if removed and self.connected:
+            self._ask(
+                lambda: self._client.unsubscribe([topics.join(self.namespace, name) for name in removed])
+            )
+
+    def _ask(self, send: Callable[[], tuple[MQTTErrorCode, int | None]]) -> None:
+        """Send a SUBSCRIBE or UNSUBSCRIBE and wait for its answer; a reconnect answers too, as it renews them all."""
+        answered = threading.Event()
+        with self._granting:  # the answer must not come before we know its packet id
+            rc, packet_id = send()
+            if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or packet_id is None:
+                return
+            self._granted[packet_id] = answered
+        if threading.current_thread() is self._thread:
+            return
+        while not answered.wait(0.5):
+            if self._closing.is_set() or not self.connected:
+                return
+
+    def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> bool:
+        """Send one message; blocks while 500 are unacknowledged (but never in the network thread).
+
+        Returns:
+            False where a QoS 0 message was dropped because there is no connection. QoS 1 messages are kept and sent
+            after the reconnect.
+
+        Raises:
+            BrokerError: the connection is closed for good.
+            PayloadError: larger than MQTT allows.
+        """
+        client = self._client
+        if qos and client.unacknowledged >= _WINDOW and threading.current_thread() is not self._thread:
+            self._wait_for_room()
+        if self._closing.is_set():
+            raise BrokerError(f"{self.client_id}: the connection to {self.address} is closed; {topic!r} was not sent")
+        full_topic = topics.join(self.namespace, topic)
+        if len(payload) > _MAX_PAYLOAD:
+            raise PayloadError(f"{topic!r}: {len(payload)} bytes; MQTT carries {_MAX_PAYLOAD} at most, so send it in parts")
+        if qos < 2:
+            return client.send(full_topic.encode(), payload, qos, retain)
+        rc = client.publish(full_topic, payload, qos, retain).rc
+        if rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
+            raise BrokerError(f"{self.client_id}: could not send to {topic!r}: {rc.name}")
+        return True
+
+    def _wait_for_room(self) -> None:
+        started = clock.monotonic()
+        warned = 0.0
+        while self._client.unacknowledged >= _WINDOW and not self._closing.is_set():
+            self._wait_for_acknowledgement(0.5)
+            waited = clock.monotonic() - started
+            if waited > warned + 10.0:
+                warned = waited
+                logger.warning("%s: waiting %.0f s for the broker to acknowledge", self.client_id, waited)
+
+    def _wait_for_acknowledgement(self, timeout: float) -> None:
+        with self._client.acknowledged:
+            self._client.waiting += 1
+            self._client.acknowledged.wait(timeout)
+            self._client.waiting -= 1
+
+    def acknowledge(self, receipts: Iterable[Receipt]) -> None:
+        """Acknowledge messages, in one write; a receipt of an earlier connection is ignored, as MQTT demands."""
+        client = self._client
+        with client.writing:
+            client.held = True
+            try:
+                for receipt in receipts:
+                    if receipt.generation == self._generation and self.connected:
+                        client.ack(receipt.packet_id, receipt.qos)
+            finally:
+                client.held = False
+            client.write_now()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until the broker has confirmed all QoS 1 messages and taken the others; False when `timeout` ended it."""
+        deadline = clock.monotonic() + timeout
+        while self._client.unacknowledged or self._client.unwritten:
+            left = deadline - clock.monotonic()
+            if left <= 0:
+                return False
+            self._wait_for_acknowledgement(min(left, 0.02))
+        return True
+
+    def close(self, timeout: float = 5.0) -> bool:
+        """Flush for at most `timeout` seconds, disconnect (so no will is sent); True if all was confirmed."""
+        flushed = self.flush(timeout) if timeout and self.connected else not self._client.unacknowledged
+        self._closing.set()
+        if self.connected:
+            self._client.disconnect()
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            self._thread.join(max(timeout, 1.0))
+        return flushed
+
+    def _run(self) -> None:
+        """Connect, serve, and come back with a jittered backoff, until closed."""
+        delay = _BACKOFF_S[0]
+        while not self._closing.is_set():
+            try:
+                self._client.reconnect()
+            except (OSError, ValueError) as exc:
+                self._trouble = str(exc) or type(exc).__name__
+            else:
+                while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                    delay = _BACKOFF_S[0] if self.connected else delay
+                    if self._closing.is_set() and not self._client.is_connected():
+                        break
+            if self._up.is_set():
+                self._lost("the connection ended")
+            self._closing.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
+            delay = min(delay * 2, _BACKOFF_S[1])
+        self._client.close_wakeup()
+
+    def _lost(self, reason: str) -> None:
+        self._client.suspend()
+        self._up.clear()
+        with self._granting:
+            granted = list(self._granted.values())
+            self._granted.clear()
+        for event in granted:
+            event.set()
+        if not self._closing.is_set():
+            logger.warning("%s: connection to %s lost: %s", self.client_id, self.address, reason)
+        self.on_down(reason)
+
+    # --- paho's callbacks, all in the network thread
+
+    def _guarded(self, callback: Callable[..., None]) -> Callable[..., None]:
+        def guarded(_client: Any, _userdata: Any, *args: Any) -> None:
+            try:
+                callback(*args)
+            except Exception:
+                logger.exception("%s: an error in a callback of the connection", self.client_id)
+
+        return guarded
+
+    def _connected(self, flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._refusal = str(reason)
+            self._trouble = f"refused: {reason}"
+            return
+        self._generation += 1
+        if self._filters:
+            self._client.subscribe(
+                [(topics.join(self.namespace, topic_filter), qos) for topic_filter, qos in self._filters.items()]
+            )
+        self._client.resume()
+        try:
+            self.on_up(bool(flags.session_present))
+        finally:
+            if self._generation > 1:
+                logger.info("%s: reconnected to %s", self.client_id, self.address)
+            self._up.set()
+
+    def _disconnected(self, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._trouble = str(reason)
+        if self._up.is_set():
+            self._lost(str(reason))
+
+    def _subscribed(self, packet_id: int, reasons: Any, _properties: Any) -> None:
+        if any(reason.is_failure for reason in reasons):
+            logger.error("%s: the broker refused a subscription among %s", self.client_id, sorted(self._filters))
+        self._answered(packet_id)
+
+    def _unsubscribed(self, packet_id: int, _reasons: Any, _properties: Any) -> None:
+        self._answered(packet_id)
+
+    def _answered(self, packet_id: int) -> None:
+        with self._granting:
+            event = self._granted.pop(packet_id, None)
+        if event is not None:
+            event.set()
+
+    def _received(self, message: MQTTMessage) -> None:
+        self._delivered(
+            message.topic, bytes(message.payload), message.qos, message.retain, message.dup, message.mid
+        )
+
+    def _delivered(self, topic: str, payload: bytes, qos: int, retain: bool, dup: bool, packet_id: int) -> None:
+        receipt = Receipt(packet_id, qos, self._generation) if qos else None
+        try:
+            self.on_message(Message(topics.strip(self.namespace, topic), payload, qos, retain, dup), receipt)
+        except Exception:
+            logger.exception("%s: an error in the callback for a message on %r", self.client_id, topic)
+
+
+def _no_delay(sock: Any) -> None:
+    """Without it a QoS 1 round trip costs 44 ms: Nagle's algorithm waits for the delayed acknowledgement."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    except OSError:
+        logger.debug("TCP_NODELAY is not to be had on this socket")

@@ -1,0 +1,183 @@
+"""The account of numbered messages: what was received once, what came again, what is missing (wire contract, 2 and 8)."""
+
+from __future__ import annotations
+
+import contextlib
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Any
+
+import pydantic_core
+
+from ether import codecs
+from ether.model import Envelope
+
+__all__ = ["Account", "Track", "numbering", "readings_in"]
+
+_MOST_READINGS = 10_000_000
+_CBOR_KEY = b"\x66_ether"
+
+
+@dataclass(slots=True)
+class Track:
+    """The numbers of one publisher start on one topic."""
+
+    spans: list[list[int]] = field(default_factory=list)
+    """Received ``[first, last]``, ascending, apart from each other."""
+    received: int = 0
+    """Readings taken, each once."""
+    duplicates: int = 0
+    """Messages that came again."""
+    fresh: bool = False
+    """The recorder saw the publisher start, so numbers begin at 0; otherwise at the first one received."""
+    last: int | None = None
+    """What the publisher said at its end to be its last number."""
+
+    def take(self, first: int, last: int) -> bool:
+        """Note that `first` to `last` came; False where all of them had come before."""
+        spans = self.spans
+        if spans and first == spans[-1][1] + 1:
+            spans[-1][1] = last
+            self.received += last - first + 1
+            return True
+        place = bisect_right(spans, first, key=lambda span: span[0])
+        if place and spans[place - 1][1] >= last:
+            self.duplicates += 1
+            return False
+        self._merge(place, first, last)
+        return True
+
+    def _merge(self, place: int, first: int, last: int) -> None:
+        spans = self.spans
+        start = place - 1 if place and spans[place - 1][1] >= first - 1 else place
+        end = place
+        while end < len(spans) and spans[end][0] <= last + 1:
+            end += 1
+        had = sum(span[1] - span[0] + 1 for span in spans[start:end])
+        low = min([first] + [span[0] for span in spans[start:end]])
+        high = max([last] + [span[1] for span in spans[start:end]])
+        spans[start:end] = [[low, high]]
+        self.received += high - low + 1 - had
+
+    def holes(self) -> list[list[int]]:
+        """Return what is missing as ``[first, last]``, ascending."""
+        expected = 0 if self.fresh or not self.spans else self.spans[0][0]
+        found = []
+        for first, last in self.spans:
+            if first > expected:
+                found.append([expected, first - 1])
+            expected = last + 1
+        if self.last is not None and self.last >= expected and (self.fresh or self.spans):
+            found.append([expected, self.last])
+        return found
+
+    def missing(self) -> int:
+        return sum(last - first + 1 for first, last in self.holes())
+
+    def watermark(self) -> int | None:
+        """Return the number up to which nothing is missing; None where the first is."""
+        if not self.spans or (self.fresh and self.spans[0][0] > 0):
+            return None
+        return self.spans[0][1]
+
+
+class Account:
+    """All tracks of a recording. The same calls in the same order give the same account, here and in the writer."""
+
+    def __init__(self) -> None:
+        self.tracks: dict[tuple[str, str, str], Track] = {}
+        """By (publisher, boot, topic)."""
+        self._fresh: set[tuple[str, str]] = set()
+        self._known: set[tuple[str, str]] = set()
+
+    def take(self, topic: str, envelope: Envelope) -> bool:
+        """Note a message; False where it is a duplicate, which is not to be stored."""
+        key = (envelope.by, envelope.b, topic)
+        track = self.tracks.get(key) or self.open(key)
+        return track.take(envelope.n, envelope.n + readings_in(envelope) - 1)
+
+    def again(self, by: str, boot: str, topic: str, count: int) -> None:
+        """Note duplicates that were counted elsewhere."""
+        key = (by, boot, topic)
+        track = self.tracks.get(key) or self.open(key)
+        track.duplicates += count
+
+    def heard(self, name: str, status: dict[str, Any], replay: bool) -> None:
+        """Note a status: a publisher seen to start numbers from 0; one that stops says its last numbers."""
+        boot = str(status.get("boot", ""))
+        key = (name, boot)
+        if key not in self._known:
+            self._known.add(key)
+            if status.get("state") == "init" and not replay:
+                self._fresh.add(key)
+        last = status.get("last")
+        if status.get("state") == "disconnected" and isinstance(last, dict):
+            for topic, number in last.items():
+                if type(number) is int and number >= 0:
+                    track = self.tracks.get((name, boot, topic)) or self.open((name, boot, topic))
+                    track.last = number
+
+    def missing(self) -> int:
+        return sum(track.missing() for track in self.tracks.values())
+
+    def duplicates(self) -> int:
+        return sum(track.duplicates for track in self.tracks.values())
+
+    def open(self, key: tuple[str, str, str]) -> Track:
+        """Return a new track, begun at 0 where the publisher was seen to start."""
+        self._known.add(key[:2])
+        track = self.tracks[key] = Track(fresh=key[:2] in self._fresh)
+        return track
+
+
+def readings_in(envelope: Envelope) -> int:
+    """Return how many numbers a message takes: `k` of a batch, one otherwise."""
+    k = envelope.k
+    return k if type(k) is int and 1 <= k <= _MOST_READINGS else 1
+
+
+def numbering(payload: bytes) -> Envelope | None:
+    """Return ether's facts about a payload; None where there are none or they cannot be read. Never raises.
+
+    Looks at the end of the payload first, where ether's own encoders put them, and never loads NumPy.
+    """
+    if b"_ether" not in payload[-400:] and b"_ether" not in payload:
+        return None
+    try:
+        if payload.startswith(codecs.CBOR_MAGIC):
+            return _numbering_cbor(payload)
+        place = payload.rfind(b'"_ether":{')
+        if place > 0 and payload[place - 1 : place] in (b"{", b","):
+            try:
+                found = pydantic_core.from_json(payload[place + 9 : -1])
+            except ValueError:
+                pass  # it is not the last member
+            else:
+                return _envelope(found)
+        content = pydantic_core.from_json(payload)
+        return _envelope(content.get("_ether")) if isinstance(content, dict) else None
+    except Exception:  # noqa: BLE001 - a foreign payload that happens to hold our word may raise anything
+        return None
+
+
+def _numbering_cbor(payload: bytes) -> Envelope | None:
+    import cbor2
+
+    place = payload.rfind(_CBOR_KEY)
+    if place > 0:
+        with contextlib.suppress(Exception):  # not at the end, or not canonical: take the long way
+            found = cbor2.loads(payload[place + len(_CBOR_KEY) :])
+            if len(cbor2.dumps(found)) + place + len(_CBOR_KEY) == len(payload):
+                return _envelope(found)
+    content = cbor2.loads(payload[len(codecs.CBOR_MAGIC) :], tag_hook=lambda *_: None)
+    return _envelope(content.get("_ether")) if isinstance(content, dict) else None
+
+
+def _envelope(found: Any) -> Envelope | None:
+    """Return the envelope where its facts have the types they must have."""
+    if not isinstance(found, dict):
+        return None
+    by, boot, number = found.get("by"), found.get("b"), found.get("n")
+    if not (isinstance(by, str) and isinstance(boot, str) and type(number) is int and 0 <= number < 1 << 62):
+        return None
+    return Envelope(by, boot, number, found.get("t"), found.get("ms"), found.get("k"), found.get("dt"))

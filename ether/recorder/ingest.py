@@ -1,0 +1,696 @@
+"""Ingest: subscribe, journal, then acknowledge and confirm. It never parses data and imports neither h5py nor NumPy.
+
+One message's way: the network thread stamps it into a queue; the committer thread appends the queue to the journal every
+30 ms or 4 MB, makes it durable, and only then acknowledges it to the broker and confirms it to its publisher. The main
+thread watches over the writer process and the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ether import clock, process, topics
+from ether.errors import BrokerError, EtherError, JournalError
+from ether.journal import Journal, Record
+from ether.member import Member, new_boot
+from ether.model import About, Message, State
+from ether.mqtt import Receipt, Tls
+from ether.recorder.account import Account, numbering
+from ether.recorder.entries import DUP, RESENT, RETAIN, Entry, Kind, data_topic, head, journal_folder, note, unpack
+from ether.recorder.marker import Marker, hold
+from ether.recorder.redact import redacted
+
+__all__ = ["Ingest", "WriterProcess", "main"]
+
+logger = logging.getLogger(__name__)
+
+NAME = "recorder"
+COMMIT_S = 0.03
+"""A commit waits so long for more to come: one sync then covers them all."""
+COMMIT_BYTES = 4 << 20
+QUEUE_BYTES = 64 << 20
+"""With so much waiting for the disk we stop reading from the broker; nothing is ever dropped."""
+CONFIRM_S = 0.2
+_RETRY_S = 0.5
+_HOLE_S = 1.0
+_ORPHAN_S = 7.0
+_SEAL_S = 600.0
+_OVERHEAD = 200
+_RESERVED_FILTER = "ether/#"
+
+
+class Item(NamedTuple):
+    """One received message, on its way to the journal."""
+
+    topic: str
+    payload: bytes
+    flags: int
+    t_recv: int
+    t_mono: int
+    receipt: Receipt | None
+
+
+class Ingest:
+    """Takes messages, makes them durable, acknowledges and confirms them. `take` is for the network thread.
+
+    Args:
+        journal: where they go; what it holds already must have been handed to `replayed`.
+        wanted: filters of the data topics to record.
+        exclude: filters of those not to.
+        acknowledge: called with receipts of messages that are durable.
+        confirm: called with publisher, boot, and what `ether/stored/<name>` says.
+        stop: called once when the command to stop is durable, and everything queued before it.
+        trouble: called with one line when the disk refuses, and with "" when it takes again.
+    """
+
+    def __init__(
+        self,
+        *,
+        wanted: list[str],
+        exclude: list[str],
+        acknowledge: Callable[[list[Receipt]], None],
+        confirm: Callable[[str, dict[str, Any]], None],
+        stop: Callable[[], None],
+        trouble: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self.wanted = wanted
+        self.exclude = exclude
+        self.account = Account()
+        self.counts: Counter[str] = Counter()
+        self._acknowledge = acknowledge
+        self._confirm = confirm
+        self._stop = stop
+        self._trouble = trouble
+        self._journal: Journal | None = None
+        self._queue: deque[Item | tuple[bytes, bytes]] = deque()
+        self._queued_bytes = 0
+        self._change = threading.Condition()
+        self._closing = False
+        self._finished = False
+        self._again: Counter[tuple[str, str, str]] = Counter()
+        self._receipts: list[Receipt] = []
+        self._retained: dict[str, bytes] = {}
+        self._states: dict[str, tuple[Any, ...]] = {}
+        self._changed: set[tuple[str, str]] = set()
+        self._watermarks: dict[tuple[str, str, str], int] = {}
+        self._holes: dict[tuple[str, str, str], tuple[float, list[list[int]]]] = {}
+        self._confirmed = 0.0
+        self._troubled = ""
+        self._stop_seen = False
+        self._renew = False
+        self._choices: dict[str, bool] = {}
+        self._thread: threading.Thread | None = None
+
+    # Recovery
+
+    def replayed(self, record: Record) -> None:
+        """Take into account a record that the journal held when it was opened."""
+        entry = unpack(record)
+        if entry.kind == Kind.MESSAGE:
+            self.counts["recorded"] += 1
+            self.counts["bytes"] += len(entry.payload)
+            self._note(entry)
+        elif entry.kind == Kind.DUPLICATES:
+            for by, boot, topic, count in json.loads(entry.payload):
+                self.account.again(by, boot, topic, count)
+                self.counts["duplicates"] += count
+
+    def _note(self, entry: Entry) -> None:
+        reserved = topics.parse(entry.topic)
+        if reserved is None:
+            envelope = numbering(entry.payload)
+            if envelope is not None:
+                self.account.take(entry.topic, envelope)
+                self._changed.add((envelope.by, envelope.b))
+            return
+        if reserved.kind == "status":
+            self._heard(reserved.name, entry.payload, bool(entry.flags & RETAIN))
+        elif reserved.kind in ("about", "run", "session"):
+            self._retained[entry.topic] = entry.payload
+
+    # The network thread
+
+    def take(self, message: Message, receipt: Receipt | None) -> None:
+        """Queue a message; blocks while too much waits for the disk."""
+        flags = message.qos | (RETAIN if message.retain else 0) | (DUP if message.dup else 0)
+        item = Item(message.topic, message.payload, flags, clock.now_ns(), clock.monotonic_ns(), receipt)
+        with self._change:
+            while self._queued_bytes > QUEUE_BYTES and not self._closing:
+                self._change.wait(1.0)
+            if self._closing:
+                return  # not acknowledged: the broker and the publisher keep it
+            self._queue.append(item)
+            self._queued_bytes += len(item.payload) + _OVERHEAD
+            if len(self._queue) == 1 or self._queued_bytes >= COMMIT_BYTES:
+                self._change.notify_all()
+
+    def confirm_again(self) -> None:
+        """Confirm everything anew, as after a reconnect."""
+        with self._change:
+            self._renew = True
+            self._change.notify_all()
+
+    # The committer thread
+
+    def start(self, journal: Journal) -> None:
+        self._journal = journal
+        self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
+        self._thread.start()
+
+    def close(self, reason: str, timeout: float) -> bool:
+        """Commit what is queued and the end itself, and stop; False where the disk did not take it in time."""
+        with self._change:
+            self._queue.append(note(Kind.END, {"reason": reason}))
+            self._closing = True
+            self._change.notify_all()
+        assert self._thread is not None
+        self._thread.join(timeout)
+        return self._finished
+
+    def write(self, kind: Kind, content: Any) -> None:
+        """Queue an entry of the recorder's own."""
+        with self._change:
+            if not self._closing:
+                self._queue.append(note(kind, content))
+                self._change.notify_all()
+
+    def _run(self) -> None:
+        assert self._journal is not None
+        while not self._finished:
+            with self._change:
+                self._await_work()
+                batch, self._queue = self._queue, deque()
+                closing = self._closing
+            size = 0
+            for item in batch:
+                if isinstance(item, Item):
+                    size += len(item.payload) + _OVERHEAD
+                    self._append(item)
+                else:
+                    self._append_duplicates()  # before the end, if this is it
+                    self._journal.append(*item)
+            self._append_duplicates()
+            while (self._journal.pending_bytes or self._receipts) and not self._commit():
+                if self._closing:
+                    return  # what is not durable was never acknowledged: its publishers keep it
+            with self._change:
+                self._queued_bytes -= size
+                self._change.notify_all()
+            self._confirm_changed()
+            if self._stop_seen:
+                self._stop_seen = False
+                self._stop()
+            self._finished = closing
+
+    def _await_work(self) -> None:
+        """Wait for something to commit, then a little for more; wake up for confirmations that are due."""
+        while not self._queue and not self._closing:
+            left = None
+            if self._changed or self._holes or self._renew:
+                left = self._confirmed + (_HOLE_S if not self._changed and not self._renew else CONFIRM_S)
+                left -= clock.monotonic()
+                if left <= 0:
+                    return
+            self._change.wait(left)
+        deadline = clock.monotonic() + COMMIT_S
+        while self._queued_bytes < COMMIT_BYTES and not self._closing:
+            left = deadline - clock.monotonic()
+            if left <= 0 or not self._change.wait(left):
+                break
+
+    def _append(self, item: Item) -> None:
+        """Append one message, unless it is a replay, a heartbeat, excluded, or has been stored already."""
+        assert self._journal is not None
+        if item.receipt is not None:
+            self._receipts.append(item.receipt)
+        topic, resent = data_topic(item.topic)
+        flags = item.flags | (RESENT if resent else 0)
+        payload = item.payload
+        reserved = topics.parse(topic)
+        if reserved is None:
+            if flags & RETAIN or not self._records(topic):
+                return
+            envelope = numbering(payload)
+            if envelope is not None:
+                if not self.account.take(topic, envelope):
+                    self._again[envelope.by, envelope.b, topic] += 1
+                    self.counts["duplicates"] += 1
+                    return
+                self._changed.add((envelope.by, envelope.b))
+        elif not self._is_news(topic, reserved, payload, flags):
+            return
+        elif reserved.kind == "about":
+            payload = _without_secrets(payload)
+        self._journal.append(head(Kind.MESSAGE, flags, item.t_recv, item.t_mono, topic), payload)
+        self.counts["recorded"] += 1
+        self.counts["bytes"] += len(payload)
+
+    def _records(self, topic: str) -> bool:
+        """Return whether a data topic is wanted."""
+        chosen = self._choices.get(topic)
+        if chosen is None:
+            chosen = topics.matches_any(self.wanted, topic) and not topics.matches_any(self.exclude, topic)
+            if len(self._choices) < 100_000:
+                self._choices[topic] = chosen
+        return chosen
+
+    def _is_news(self, topic: str, reserved: topics.Reserved, payload: bytes, flags: int) -> bool:
+        """Return whether a message of the reserved tree says something new."""
+        if reserved.kind in ("stored", "pong"):
+            return False
+        if reserved.kind == "command" and reserved.name == NAME and reserved.verb == "stop" and not flags & RETAIN:
+            self._stop_seen = True
+        if reserved.kind == "status":
+            return self._heard(reserved.name, payload, bool(flags & RETAIN))
+        if reserved.kind in ("about", "run", "session"):
+            if flags & RETAIN and self._retained.get(topic) == payload:
+                return False
+            self._retained[topic] = payload
+        elif flags & RETAIN:
+            return False
+        return True
+
+    def _heard(self, name: str, payload: bytes, replay: bool) -> bool:
+        """Take a status into account; False for a heartbeat or an unchanged replay."""
+        try:
+            status = json.loads(payload)
+        except ValueError:
+            status = {"state": payload.decode(errors="replace")}
+        if not isinstance(status, dict):
+            return True
+        said = (status.get("state"), status.get("boot"), status.get("detail"), str(status.get("last")))
+        if self._states.get(name) == said:
+            return False
+        self._states[name] = said
+        self.account.heard(name, status, replay)
+        return True
+
+    def _append_duplicates(self) -> None:
+        if self._again:
+            assert self._journal is not None
+            self._journal.append(*note(Kind.DUPLICATES, [[*key, count] for key, count in self._again.items()]))
+            for (by, boot, topic), count in self._again.items():
+                self._changed.add((by, boot))
+                logger.debug("%s: %d messages on %r came again", by, count, topic)
+            self._again.clear()
+
+    def _commit(self) -> bool:
+        """Make the batch durable, then acknowledge it; False where the disk refused, which is tried again."""
+        assert self._journal is not None
+        try:
+            self._journal.commit()
+        except JournalError as exc:
+            if str(exc) != self._troubled:
+                self._troubled = str(exc)
+                logger.error("recorder: nothing can be stored: %s", exc)
+                self._trouble(f"nothing can be stored: {exc}")
+            with self._change:
+                self._change.wait(_RETRY_S)
+            return False
+        receipts, self._receipts = self._receipts, []
+        if receipts:
+            self._acknowledge(receipts)
+        if self._troubled:
+            self._troubled = ""
+            logger.warning("recorder: the disk takes data again; nothing was lost meanwhile")
+            self._journal.append(*note(Kind.EVENT, {"level": "WARNING", "message": "the disk was full or failing"}))
+            self._trouble("")
+        return True
+
+    def _confirm_changed(self) -> None:
+        """Tell publishers up to where their messages are durable, and what is missing; a few times a second at most."""
+        now = clock.monotonic()
+        if now - self._confirmed < CONFIRM_S and not self._closing:
+            return
+        self._confirmed = now
+        if self._renew:
+            self._renew = False
+            self._watermarks.clear()
+            self._changed.update(key[:2] for key in self.account.tracks)
+        changed, self._changed = self._changed, set()
+        changed.update(key[:2] for key, (since, _) in self._holes.items() if now - since >= _HOLE_S)
+        if not changed:
+            return
+        for (by, boot), said in self._durable(changed, now).items():
+            self._confirm(by, {"boot": boot, **said})
+        self.counts["lost"] = self.account.missing()
+
+    def _durable(self, changed: set[tuple[str, str]], now: float) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return what is to be said to each publisher: new watermarks, and holes that have stayed open for a while."""
+        said: dict[tuple[str, str], dict[str, Any]] = {}
+        for key, track in self.account.tracks.items():
+            if key[:2] not in changed:
+                continue
+            content = said.setdefault(key[:2], {"topics": {}})
+            watermark = track.watermark()
+            if watermark is not None:
+                if self._watermarks.get(key) != watermark:
+                    self._watermarks[key] = watermark
+                    content["topics"][key[2]] = watermark
+                if track.spans[0][0]:
+                    content.setdefault("first", {})[key[2]] = track.spans[0][0]
+            holes = track.holes()
+            since, _ = self._holes.pop(key, (now, holes))
+            if holes:
+                if now - since >= _HOLE_S:
+                    content.setdefault("missing", {})[key[2]] = holes[:100]
+                    since = now
+                self._holes[key] = (since, holes)
+        return {key: content for key, content in said.items() if content["topics"] or "missing" in content}
+
+
+class WriterProcess:
+    """The HDF5 writer as a child: started, watched, started again; a message that keeps killing it is set aside.
+
+    Args:
+        file: the public recording.
+        journal: the folder it follows.
+        note: called with kind and content of journal entries about it.
+        alarm: called with one line when it keeps dying, and with "" when it runs again.
+    """
+
+    module = "ether.recorder.writer"
+    DEADLY = 3
+
+    def __init__(
+        self,
+        file: Path,
+        journal: Path,
+        note: Callable[[Kind, Any], None],
+        alarm: Callable[[str], None] = lambda reason: None,
+        log_level: str = "INFO",
+    ) -> None:
+        self.file = file
+        self.journal = journal
+        self.raw_only: set[int] = set()
+        self.deaths = 0
+        self._note = note
+        self._alarm = alarm
+        self._log_level = log_level
+        self._child: subprocess.Popen[bytes] | None = None
+        self._deaths_at: Counter[int] = Counter()
+        self._careful: tuple[int, int] | None = None
+        self._started = 0.0
+        self._next_start = 0.0
+        self._alarmed = False
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._child is None else self._child.pid
+
+    def start(self) -> None:
+        self._child = process.spawn(self.module, "recorder-writer")
+        self._started = clock.monotonic()
+        orders = {
+            "file": str(self.file), "journal": str(self.journal), "raw_only": sorted(self.raw_only),
+            "careful": self._careful, "log_level": self._log_level,
+        }  # fmt: skip
+        try:
+            process.give_orders(self._child, orders)
+        except BrokenPipeError:
+            logger.debug("the writer died before it had its orders")
+
+    def watch(self) -> bool:
+        """Look after the child; True when it has ended in order."""
+        now = clock.monotonic()
+        if self._child is None:
+            if now >= self._next_start:
+                self.start()
+            return False
+        code = self._child.poll()
+        if code is None:
+            if self._alarmed and now - self._started > 30:
+                self._alarmed = False
+                self._alarm("")
+            return False
+        self._let_go()
+        if code == 0:
+            return True
+        self._died(code, now)
+        return False
+
+    def _let_go(self) -> None:
+        if self._child is not None and self._child.stdin is not None:
+            with contextlib.suppress(OSError):  # orders it did not live to read
+                self._child.stdin.close()
+        self._child = None
+
+    def _died(self, code: int, now: float) -> None:
+        """Find out what it died of, and start it again after a while; the journal has everything."""
+        self.deaths += 1
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        at = Marker.read(self.journal / "writer.at")
+        if at is not None and at[0] == at[1]:
+            self._deaths_at[at[0]] += 1
+            if self._deaths_at[at[0]] >= self.DEADLY:
+                self.raw_only.add(at[0])
+                self._note(Kind.RAW_ONLY, {"number": at[0]})
+        self._careful = at or self._careful
+        message = f"the HDF5 writer died ({how}) and is started again; the journal has everything"
+        logger.warning("recorder: %s", message)
+        self._note(Kind.EVENT, {"level": "WARNING", "message": message})
+        quick = now - self._started < 30
+        self._next_start = now + (min(5.0, 0.2 * self.deaths) if quick else 0.0)
+        if self.deaths >= self.DEADLY and quick and not self._alarmed:
+            self._alarmed = True
+            self._alarm(f"the HDF5 writer keeps dying ({how}); everything is in the journal")
+
+    def kill(self) -> None:
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            self._let_go()
+
+
+class Recorder:
+    """The recorder process: member of the system, ingest, writer, and their end in order."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.given = given
+        self.file = Path(given["file"])
+        self.journal_folder = journal_folder(self.file)
+        if self.file.exists() and not self.journal_folder.exists():
+            self.file = _beside(self.file)  # what is sealed is never touched again
+            self.journal_folder = journal_folder(self.file)
+        self.wanted: list[str] = given.get("topics") or [topics.ALL]
+        self.stopping = threading.Event()
+        self.deadline: float | None = None
+        self.reason = "stop"
+        self._alarms: dict[str, str] = {}
+        self._finished = False
+        boot = new_boot()
+        tls = given.get("tls")
+        namespace = given.get("namespace", "")
+        self.client_id = (
+            f"recorder-{namespace.replace('/', '-')}-{self.file.stem}"[-60:].encode("ascii", "replace").decode()
+        )
+        self.member = Member(
+            given["url"], NAME, namespace=namespace, boot=boot, persistent=True, manual_ack=True,
+            client_id=self.client_id, tls=Tls(**tls) if tls else None,
+        )  # fmt: skip
+        self.ingest = Ingest(
+            wanted=self.wanted,
+            exclude=given.get("exclude") or [],
+            acknowledge=self.member.connection.acknowledge,
+            confirm=self._publish_stored,
+            stop=self._stop_commanded,
+            trouble=lambda reason: self._set_alarm("disk", reason),
+        )
+        self.writer = WriterProcess(
+            self.file, self.journal_folder, self.ingest.write, lambda reason: self._set_alarm("writer", reason),
+            given.get("log_level", "INFO"),
+        )  # fmt: skip
+
+    def run(self) -> int:
+        """Record until told to stop; return the exit code."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        if (held := hold(self.journal_folder)) is not None:
+            held.close()  # the writer of a recorder that was killed has ended
+        journal = Journal(
+            self.journal_folder,
+            segment_bytes=int(self.given.get("max_segment_bytes") or 64 << 20),
+            replay=self.ingest.replayed,
+        )
+        with journal:
+            self._begin(journal)
+            while not self.stopping.wait(0.1):
+                self.writer.watch()
+            code = self._end()
+        if code == 0:
+            # Left by the sealer only where its removal was hindered; the content is proven to be in the file.
+            shutil.rmtree(self.journal_folder, ignore_errors=True)
+        self._goodbye(code)
+        return code
+
+    def _begin(self, journal: Journal) -> None:
+        self.ingest.start(journal)
+        host, pid = socket.gethostname(), os.getpid()
+        facts = {"boot": self.member.boot, "host": host, "pid": pid, "file": str(self.file)}
+        keys = ("session", "provenance", "topics", "exclude")
+        self.ingest.write(Kind.SESSION, {**{key: self.given.get(key) for key in keys}, **facts})
+        for damage in journal.recovery.damage:
+            self.ingest.write(Kind.EVENT, {"level": "ERROR", "message": f"journal damaged: {damage}"})
+        if journal.recovery.records:
+            logger.info("recorder: goes on with %d records of its journal", journal.recovery.records)
+        self.writer.start()
+        member = self.member
+        member.on_message = self.ingest.take
+        member.on_up = self._came_up
+        member.describe = lambda: {**self.ingest.counts, "writer_deaths": self.writer.deaths}
+        member.set_about(
+            About(
+                NAME, class_name="ether.recorder", host=host, pid=pid,
+                subscribes={each: {"records": True} for each in self.wanted},
+                kwargs={"records": self.wanted, "exclude": self.ingest.exclude, "file": str(self.file)},
+            )
+        )  # fmt: skip
+        member.connection.subscribe(_pruned([*self.wanted, _RESERVED_FILTER]))
+        member.open(float(self.given.get("start_timeout", 10.0)))
+        member.log_to_topic()
+        member.set_status(State.READY)
+        logger.info("recorder: records to %s", self.file)
+
+    def _came_up(self, session_present: bool) -> None:
+        if not session_present:
+            self.ingest.write(
+                Kind.EVENT, {"level": "INFO", "message": "the broker holds no session of ours: a new subscription"}
+            )
+        self.ingest.confirm_again()
+
+    def _publish_stored(self, name: str, content: dict[str, Any]) -> None:
+        if self.member.connection.connected and all(ch.isalnum() or ch in "_-." for ch in name):
+            try:
+                self.member.connection.publish(
+                    topics.stored(name), json.dumps(content, separators=(",", ":")).encode(), 0
+                )
+            except BrokerError:
+                logger.debug("%s: not confirmed, the connection is closed", name)
+
+    def _set_alarm(self, kind: str, reason: str) -> None:
+        if reason:
+            self._alarms[kind] = reason
+        else:
+            self._alarms.pop(kind, None)
+        if self.stopping.is_set():
+            return
+        detail = "; ".join(self._alarms.values())
+        self.member.set_status(State.ALERT if detail else State.READY, detail)
+
+    def stop(self, reason: str, within: float | None = None) -> None:
+        """End in order.
+
+        Args:
+            reason: goes into the journal.
+            within: seconds after which sealing is left to the next recovery.
+        """
+        if within is not None:
+            deadline = clock.monotonic() + within
+            self.deadline = deadline if self.deadline is None else min(self.deadline, deadline)
+        if not self.stopping.is_set():
+            self.reason = reason
+            self.stopping.set()
+
+    def _stop_commanded(self) -> None:
+        self.stop("stop")
+
+    def _end(self) -> int:
+        """Commit everything, let the writer finish and seal; 0 where the recording is proven and in place."""
+        deadline = self.deadline if self.deadline is not None else clock.monotonic() + _SEAL_S
+        committed = self.ingest.close(self.reason, max(0.5, min(deadline - clock.monotonic(), 5.0)))
+        if not committed:
+            logger.error("recorder: not everything could be stored; publishers were not told that it was")
+            self.writer.kill()
+            return 1
+        while not self.writer.watch():
+            if clock.monotonic() > (self.deadline or deadline):
+                logger.warning("recorder: no time to finish the file; `ether recover %s` does it", self.file)
+                self.writer.kill()
+                return 1
+            if self.writer.deaths > 2 * WriterProcess.DEADLY:
+                logger.error("recorder: the HDF5 writer cannot finish; `ether recover %s` may", self.file)
+                self.writer.kill()
+                return 1
+            threading.Event().wait(0.02)
+        logger.info("recorder: %s is complete and proven against its journal", self.file)
+        return 0
+
+    def _goodbye(self, code: int) -> None:
+        """Leave the broker for good: it need not keep anything for us any more."""
+        member = self.member
+        try:
+            if member.connection.connected:
+                detail = "" if code == 0 else f"not sealed; try `ether recover {self.file}`"
+                if code == 0:
+                    member.connection.unsubscribe(_pruned([*self.wanted, _RESERVED_FILTER]))
+                member.set_status(State.DISCONNECTED, detail)
+            member.close(2.0)
+        except EtherError as exc:
+            logger.debug("no goodbye: %s", exc)
+
+
+def main() -> None:
+    """Run as the recorder process; orders: see the module `ether.recorder.ingest` in the reference."""
+    given = process.orders()
+    process.log_to_stderr(NAME, given.get("log_level", "INFO"))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    try:
+        recorder = Recorder(given)
+        signal.signal(signal.SIGTERM, lambda *_: recorder.stop("terminated"))
+        process.on_orphaned(lambda: recorder.stop("the session's process died", within=_ORPHAN_S))
+        code = recorder.run()
+    except EtherError as exc:
+        logger.error("recorder: %s", exc)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # threads of a connection that never came up must not hold us
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO):
+            raise
+        logger.error("recorder: %s: %s", exc.filename or given.get("file"), exc.strerror)
+        os._exit(1)
+    sys.exit(code)
+
+
+def _without_secrets(payload: bytes) -> bytes:
+    """Return a self-description with secret arguments replaced: it goes into the file verbatim."""
+    try:
+        content = json.loads(payload)
+    except ValueError:
+        return payload
+    clean = redacted(content)
+    return payload if clean == content else json.dumps(clean, separators=(",", ":")).encode()
+
+
+def _pruned(filters: list[str]) -> list[str]:
+    """Return the filters without those another covers: overlapping subscriptions may deliver a message twice."""
+    unique = list(dict.fromkeys(filters))
+
+    def covered(narrow: str) -> bool:
+        return any(
+            wide != narrow and topics.matches(wide, narrow) and (wide.endswith("#") or not narrow.endswith("#"))
+            for wide in unique
+        )
+
+    return [each for each in unique if not covered(each)]
+
+
+def _beside(file: Path) -> Path:
+    """Return a name next to `file` that is free."""
+    number = 2
+    while (candidate := file.with_name(f"{file.stem}-{number}{file.suffix}")).exists():
+        number += 1
+    return candidate

@@ -1,0 +1,71 @@
+"""What a writer leaves behind when it dies: what it was working on, and that it is gone."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from pathlib import Path
+from typing import IO
+
+from ether import clock
+
+__all__ = ["Marker", "hold"]
+
+
+class Marker:
+    """Which messages are being worked on, in a file that survives our death: how a deadly message is found."""
+
+    _FORMAT = struct.Struct("<QQ")
+    _NONE = (1 << 64) - 1
+
+    def __init__(self, path: Path) -> None:
+        if not path.exists() or path.stat().st_size != self._FORMAT.size:
+            path.write_bytes(self._FORMAT.pack(self._NONE, self._NONE))
+        with open(path, "r+b") as file:
+            self._map = mmap.mmap(file.fileno(), self._FORMAT.size)
+
+    def set(self, first: int, last: int) -> None:
+        self._FORMAT.pack_into(self._map, 0, first, last)
+
+    def clear(self) -> None:
+        self.set(self._NONE, self._NONE)
+
+    @classmethod
+    def read(cls, path: Path) -> tuple[int, int] | None:
+        """Return the first and last record number worked on at the writer's death; None where it was idle."""
+        try:
+            first, last = cls._FORMAT.unpack(path.read_bytes())
+        except (OSError, struct.error):
+            return None
+        return None if first == cls._NONE else (first, last)
+
+
+def hold(journal: Path, timeout: float = 5.0) -> IO[bytes] | None:
+    """Hold the writer's lock until the returned file is closed or we die; waits for a writer that is still at work.
+
+    An orphaned writer ends at once, but it may be in the middle of dropping a journal.
+
+    Returns:
+        None where it could not be had in time, where there is no journal, or on a system without such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    import threading
+
+    deadline = clock.monotonic() + timeout
+    try:
+        file = open(journal / "writer.lock", "ab")  # noqa: SIM115 - the caller closes it
+    except FileNotFoundError:
+        return None
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if clock.monotonic() > deadline:
+                file.close()
+                return None
+            threading.Event().wait(0.02)
+        else:
+            return file

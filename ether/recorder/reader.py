@@ -1,0 +1,589 @@
+"""Reading a recording: a mapping from topics to their readings, and what was done meanwhile."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import h5py  # type: ignore[import-untyped]  # ships no stubs
+import numpy as np
+
+from ether import clock
+from ether.errors import RecordingError
+from ether.model import Annotation, Run, State, Status
+from ether.recorder import layout
+from ether.recorder.entries import journal_folder
+from ether.recorder.layout import MASK, NONE_ID, NONE_NS, NULL, OFFSETS, SHAPE, VALID
+from ether.recorder.seal import raw_payloads
+
+if TYPE_CHECKING:
+    import pandas as pd  # type: ignore[import-untyped]  # ships no stubs
+    import xarray as xr
+
+    from ether.recorder.verify import Report
+
+__all__ = ["Field", "LogLine", "Recorded", "Recording", "StatusChange", "Stream", "open_recording"]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One column of a topic."""
+
+    name: str
+    kind: str
+    """``int``, ``float``, ``bool``, ``str``, ``json``, ``bytes`` or ``array``."""
+    unit: str = ""
+    description: str = ""
+    shape: tuple[int, ...] | None = ()
+    """Shape of one reading; None where it varies."""
+
+
+class Recorded(NamedTuple):
+    """One message as it was received."""
+
+    topic: str
+    payload: bytes
+    """Byte for byte."""
+    qos: int
+    retain: bool
+    received_ns: int
+    """When the recorder had it: ns since the Unix epoch."""
+    time_ns: int | None
+    """The publisher's own stamp; None where it gave none."""
+    number: int | None
+    publisher: str | None
+    boot: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """One change of an instance's status."""
+
+    name: str
+    status: Status
+    time_ns: int
+    replay: bool
+    """It had changed before the recording began."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One log record of a process."""
+
+    time_ns: int
+    name: str
+    level: str
+    logger: str
+    message: str
+
+
+def open_recording(path: str | PathLike[str]) -> Recording:
+    """Return a recording, whether it is finished, still being recorded or left behind by a crash.
+
+    Raises:
+        RecordingError: there is no such file, or it is no recording of ours.
+    """
+    return Recording(path)
+
+
+class Recording(Mapping[str, "Stream"]):
+    """A recording, as a mapping from topic to `Stream`. Close it, or use it as a context manager.
+
+    A file that is still being recorded shows what it held when it was opened.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+        self._file = _open(self.path)
+        self._groups = {layout_topic(group): group for group in _stream_groups(self._file)}
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Recording {self.path.name}: {self.state}, {len(self)} topics>"
+
+    def __getitem__(self, topic: str) -> Stream:
+        group = self._groups.get(topic)
+        if group is None:
+            near = difflib.get_close_matches(str(topic), self._groups, 3, 0.4) or sorted(self._groups)[:5]
+            known = ", ".join(map(repr, near)) or "none: nothing was recorded"
+            raise KeyError(f"no topic {topic!r} in {self.path.name}; nearest: {known}")
+        return Stream(self, topic, group)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._groups)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def state(self) -> str:
+        """``open`` while recording, ``sealed`` after an orderly end, ``recovered`` where the recorder had died."""
+        return str(self._file.attrs.get("state", "open"))
+
+    @property
+    def session(self) -> str:
+        return str(self._file.attrs.get("session", ""))
+
+    @property
+    def runs(self) -> list[Run]:
+        """Runs in the order they began."""
+        return [
+            Run(
+                row["id"], row["name"], int(row["number"]), row["started"] / 1e9, _object(row["metadata"]),
+                row["parent"] or None, _seconds(row["stopped"]), row["outcome"] or None,
+            )
+            for row in self._rows("runs")
+        ]  # fmt: skip
+
+    @property
+    def annotations(self) -> list[Annotation]:
+        """Annotations in the order they came."""
+        return [
+            Annotation(
+                row["text"], row["t0"] / 1e9, _seconds(row["t1"]), tuple(map(str, json.loads(row["tags"]))),
+                _object(row["values"]), row["by"],
+            )
+            for row in self._rows("annotations")
+        ]  # fmt: skip
+
+    @property
+    def status(self) -> list[StatusChange]:
+        """Status changes of all instances, in the order they came; words unknown to us count as ``lost``."""
+        known = set(State)
+        return [
+            StatusChange(
+                row["name"],
+                Status(
+                    State(row["state"]) if row["state"] in known else State.LOST,
+                    row["boot"],
+                    row["t"] / 1e9,
+                    row["detail"],
+                ),
+                int(row["t_recv"]),
+                bool(row["replay"]),
+            )
+            for row in self._rows("status")
+        ]
+
+    @property
+    def log(self) -> list[LogLine]:
+        """Log records of all processes, in the order they came."""
+        return [
+            LogLine(int(row["t"]), row["name"], row["level"], row["logger"], row["message"])
+            for row in self._rows("log")
+        ]
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """Calls with their answers, in the order they were answered."""
+        return [{**row, "params": _any(row["params"]), "result": _any(row["result"])} for row in self._rows("calls")]
+
+    @property
+    def publishers(self) -> list[dict[str, Any]]:
+        """Publishers that numbered their messages: name, boot, class, host, received, missing, duplicates, level."""
+        return self._rows("publishers")
+
+    @property
+    def gaps(self) -> list[dict[str, Any]]:
+        """Holes in numbered streams: publisher, boot, topic, first, last, reason."""
+        publishers, names = self._rows("publishers"), [row["topic"] for row in self._rows("topics")]
+        return [
+            {
+                "publisher": publishers[row["publisher"]]["name"],
+                "boot": publishers[row["publisher"]]["boot"],
+                "topic": names[row["topic"]],
+                "first": row["first"],
+                "last": row["last"],
+                "reason": row["reason"],
+            }
+            for row in self._rows("gaps")
+        ]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Configuration, code, versions, host and people, by name; ``instances`` is a list. Secrets are ``***``."""
+        found: dict[str, Any] = {}
+        with _named(self.path, "/provenance"):
+            for name, dataset in self._file["provenance"].items():
+                if dataset.shape == ():
+                    found[name] = _any(dataset.asstr()[()])
+        found["instances"] = [
+            {**row, "kwargs": _any(row["kwargs"]), "about": _any(row["about"])}
+            for row in self._rows("provenance/instances")
+        ]
+        return found
+
+    def messages(self) -> Iterator[Recorded]:
+        """Yield every message in the order it was received, byte for byte."""
+        with _named(self.path, "/messages"):
+            names = [row["topic"] for row in self._rows("topics")]
+            publishers = [(row["name"], row["boot"]) for row in self._rows("publishers")]
+            ledger = self._file["messages"]
+            rows = ledger[:0]
+            base = 0
+            for number, _, _, payload in raw_payloads(self._file):
+                if not base <= number < base + len(rows):
+                    base, rows = number, ledger[number : number + 20_000]
+                row = rows[number - base]
+                known = row["publisher"] != NONE_ID
+                name, boot = publishers[row["publisher"]] if known else (None, None)
+                yield Recorded(
+                    names[row["topic"]], payload, int(row["qos"]), bool(row["flags"] & layout.FLAG_RETAIN),
+                    int(row["t_recv"]), None if row["t_device"] == NONE_NS else int(row["t_device"]),
+                    int(row["n"]) if known else None, name, boot,
+                )  # fmt: skip
+
+    def verify(self) -> Report:
+        """Prove the recording; see `ether.recorder.verify.verify`."""
+        from ether.recorder.verify import verify
+
+        return verify(self.path)
+
+    def info(self) -> dict[str, Any]:
+        """Return what the recording holds, in short, fit for JSON."""
+        attrs = self._file.attrs
+        first, last = int(attrs.get("first_ns", NONE_NS)), int(attrs.get("last_ns", NONE_NS))
+        publishers = self._rows("publishers")
+        return {
+            "file": str(self.path),
+            "bytes": self.path.stat().st_size,
+            "format": f"{layout.FORMAT} {attrs['format_version']}",
+            "state": self.state,
+            "session": self.session,
+            "started": None if first == NONE_NS else clock.text(first / 1e9),
+            "ended": None if last == NONE_NS else clock.text(last / 1e9),
+            "duration_s": 0.0 if first == NONE_NS else (last - first) / 1e9,
+            "messages": len(self._file["messages"]),
+            "missing": sum(row["missing"] for row in publishers),
+            "duplicates": sum(row["duplicates"] for row in publishers),
+            "topics": {
+                topic: {"readings": len(stream), "fields": {name: field.kind for name, field in stream.fields.items()}}
+                for topic, stream in self.items()
+            },
+            "publishers": sorted({row["name"] for row in publishers}),
+            "runs": [{"name": run.name, "number": run.number, "outcome": run.outcome} for run in self.runs],
+            "annotations": len(self._rows("annotations")),
+            "unsealed_journal": journal_folder(self.path.absolute()).is_dir(),
+        }
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        """Return a table as dicts of plain values; empty where the recording has none."""
+        if name not in self._file:
+            return []
+        with _named(self.path, f"/{name}"):
+            return table_rows(self._file[name])
+
+
+class Stream:
+    """The readings of one topic, or a slice of them. Rows are in the order they were received."""
+
+    def __init__(self, recording: Recording, topic: str, group: h5py.Group, rows: np.ndarray | None = None) -> None:
+        self.recording = recording
+        self.topic = topic
+        self._group = group
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._group["time"]) if self._rows is None else len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.topic!r}: {len(self)} readings of {', '.join(self.fields)}>"
+
+    @functools.cached_property
+    def fields(self) -> dict[str, Field]:
+        """The columns, by name; nested fields are ``a.b.c``."""
+        found = {}
+        with _named(self.recording.path, self._group.name):
+            for name, dataset in self._group.items():
+                if name.endswith((OFFSETS, SHAPE)) or name in layout.FIXED:
+                    continue
+                if name.endswith(MASK):
+                    name = name.removesuffix(MASK)
+                    if name not in self._group:  # nothing but None so far
+                        found[name] = Field(name, "float")
+                    continue
+                ragged = name + OFFSETS in self._group
+                found[name] = Field(
+                    name, str(dataset.attrs["kind"]), str(dataset.attrs.get("units", "")),
+                    str(dataset.attrs.get("description", "")), None if ragged else dataset.shape[1:],
+                )  # fmt: skip
+        return found
+
+    @property
+    def time(self) -> np.ndarray:
+        """When each reading was taken: the publisher's stamp, or the receipt where it gave none; datetime64[ns], UTC."""
+        return self._column("time").view("datetime64[ns]")
+
+    @property
+    def number(self) -> np.ndarray:
+        """Sequence numbers, -1 for a publisher that has none; int64."""
+        return self._column("number")
+
+    @property
+    def publisher(self) -> np.ndarray:
+        """Names of the publishers; object array, None where unknown."""
+        names = np.array([row["name"] for row in self.recording.publishers] + [None], dtype=object)
+        ids = self._column("publisher").astype("<i8")
+        return names[np.where(ids == NONE_ID, len(names) - 1, ids)]
+
+    def __getitem__(self, key: str | slice) -> Any:
+        """Return one column by name, or a slice by time: ``stream["temperature"]``, ``stream[t0:t1]``.
+
+        Times are datetimes, ISO texts or Unix seconds; a datetime without a zone counts as UTC; the end is excluded.
+        """
+        if isinstance(key, slice):
+            return self.between(key.start, key.stop)
+        return self.values(key)[0]
+
+    def between(self, start: Any = None, end: Any = None) -> Stream:
+        """Return the readings from `start` (included) to `end` (excluded); None is open."""
+        time = self._column("time")
+        chosen = np.ones(len(time), bool)
+        if start is not None:
+            chosen &= time >= _to_ns(start)
+        if end is not None:
+            chosen &= time < _to_ns(end)
+        rows = np.flatnonzero(chosen)
+        return Stream(self.recording, self.topic, self._group, rows if self._rows is None else self._rows[rows])
+
+    def during(self, run: Run | str) -> Stream:
+        """Return the readings taken during a run, given as such or by its name or id; KeyError for an unknown one."""
+        if isinstance(run, str):
+            found = [known for known in self.recording.runs if run in (known.id, known.name)]
+            if not found:
+                known = ", ".join(repr(each.name) for each in self.recording.runs) or "none"
+                raise KeyError(f"no run {run!r}; there are: {known}")
+            run = found[0]
+        return self.between(run.started, run.stopped)
+
+    def values(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return a column and which of its values count (None: all). Ragged and bytes columns are object arrays."""
+        field = self.fields.get(name)
+        if field is None:
+            raise KeyError(f"no field {name!r} in {self.topic!r}; there are: {', '.join(self.fields) or 'none'}")
+        valid = None
+        if name + MASK in self._group:
+            mask = self._column(name + MASK)
+            valid = mask == VALID
+            if field.kind == "float":
+                valid |= mask == NULL
+        if name not in self._group:
+            return np.full(len(self), np.nan), valid
+        if field.shape is None:
+            return self._ragged(name, field), valid
+        return self._column(name), valid
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """Return the columns by name, beside ``time``. Where a value is missing: NaN, or None in an object array."""
+        found = {"time": self.time}
+        for name in self.fields:
+            values, valid = self.values(name)
+            if valid is not None and not valid.all() and values.dtype.kind != "f":
+                filled = np.empty(len(values), dtype=object)
+                for row, value in enumerate(values):
+                    filled[row] = (value.item() if isinstance(value, np.generic) else value) if valid[row] else None
+                values = filled
+            found[name] = values
+        return found
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame indexed by time (UTC). Ints and bools with missing values become nullable columns.
+
+        Raises:
+            RecordingError: pandas is not installed.
+        """
+        pandas = _wanted("pandas")
+        index = pandas.DatetimeIndex(self.time, name="time").tz_localize("UTC")
+        columns = {}
+        for name in self.fields:
+            values, valid = self.values(name)
+            if values.ndim > 1:
+                values = _rows_as_objects(values)
+            if values.dtype.kind in "ib" and valid is not None and not valid.all():
+                array = pandas.arrays.IntegerArray if values.dtype.kind == "i" else pandas.arrays.BooleanArray
+                columns[name] = pandas.Series(array(values, ~valid), index=index)
+                continue
+            if values.dtype.kind == "O" and valid is not None:
+                values = values.copy()
+                values[~valid] = None
+            columns[name] = pandas.Series(values, index=index)
+        return pandas.DataFrame(columns, index=index)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return a Dataset along ``time`` (UTC); units and descriptions become attributes.
+
+        Raises:
+            RecordingError: xarray is not installed.
+        """
+        xarray = _wanted("xarray")
+        variables = {}
+        for name, values in self.to_numpy().items():
+            if name == "time":
+                continue
+            field = self.fields[name]
+            dimensions = ("time", *(f"{name}_{axis}" for axis in range(1, values.ndim)))
+            attributes = {"units": field.unit, "description": field.description}
+            variables[name] = (dimensions, values, {key: text for key, text in attributes.items() if text})
+        dataset: xr.Dataset = xarray.Dataset(
+            variables, coords={"time": ("time", self.time)}, attrs={"topic": self.topic}
+        )
+        return dataset
+
+    def _column(self, name: str) -> np.ndarray:
+        with _named(self.recording.path, f"{self._group.name}/{name}"):
+            dataset = self._group[name]
+            if h5py.check_string_dtype(dataset.dtype):
+                values = np.array(dataset.asstr()[:], dtype=object)
+            else:
+                values = dataset[:]
+        return values if self._rows is None else values[self._rows]
+
+    def _ragged(self, name: str, field: Field) -> np.ndarray:
+        with _named(self.recording.path, f"{self._group.name}/{name}"):
+            offsets = self._group[name + OFFSETS][:].astype("<i8")
+            pool = self._group[name][:]
+            shapes = self._group[name + SHAPE][:] if name + SHAPE in self._group else None
+        rows = range(len(offsets) - 1) if self._rows is None else self._rows
+        found = np.empty(len(rows), dtype=object)
+        for place, row in enumerate(rows):
+            piece = pool[offsets[row] : offsets[row + 1]]
+            if field.kind == "bytes":
+                found[place] = piece.tobytes()
+            else:
+                found[place] = piece if shapes is None else piece.reshape(tuple(map(int, shapes[row])))
+        return found
+
+
+def table_rows(table: h5py.Dataset) -> list[dict[str, Any]]:
+    """Return the rows of a compound dataset as dicts of plain values."""
+    columns: dict[str, list[Any]] = {}
+    rows = table[:]
+    for name in table.dtype.names:
+        values = rows[name].tolist()
+        columns[name] = [value.decode() if isinstance(value, bytes) else value for value in values]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def layout_topic(group: h5py.Group) -> str:
+    return str(group.attrs["topic"])
+
+
+def _stream_groups(file: h5py.File) -> list[h5py.Group]:
+    found: list[h5py.Group] = []
+
+    def visit(group: h5py.Group) -> None:
+        if "topic" in group.attrs and "time" in group:
+            found.append(group)
+            return
+        for child in group.values():
+            if isinstance(child, h5py.Group):
+                visit(child)
+
+    try:
+        visit(file["data"])
+    except (OSError, RuntimeError, KeyError) as exc:
+        raise RecordingError(f"{file.filename}: /data is damaged ({exc})") from exc
+    return found
+
+
+def _open(path: Path) -> h5py.File:
+    """Return the open file of a recording; RecordingError says in one line why there is none."""
+    if not path.exists():
+        left = journal_folder(path.absolute())
+        way_out = f"; a journal of it is left: ether recover {path}" if left.is_dir() else ""
+        raise RecordingError(f"{path}: no such file{way_out}")
+    if path.is_dir():
+        raise RecordingError(f"{path}: a folder; name one recording in it")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as exc:
+        reason = str(exc).replace("\n", " ")
+        if "signature not found" in reason:
+            raise RecordingError(f"{path}: not a recording (no HDF5 file)") from exc
+        raise RecordingError(f"{path}: damaged or not readable ({reason})") from exc
+    try:
+        kind, version = file.attrs.get("format"), int(file.attrs.get("format_version", 0))
+    except Exception as exc:
+        file.close()
+        raise RecordingError(f"{path}: damaged ({exc})") from exc
+    if kind != layout.FORMAT:
+        file.close()
+        raise RecordingError(f"{path}: an HDF5 file, but not a recording of ether's")
+    if version > layout.FORMAT_VERSION:
+        file.close()
+        raise RecordingError(f"{path}: format version {version}; this ether reads up to {layout.FORMAT_VERSION}")
+    return file
+
+
+class _named:
+    """Turns what HDF5 raises on damage into one line that names the place."""
+
+    def __init__(self, path: Path, place: str) -> None:
+        self._path = path
+        self._place = place
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        if isinstance(exc, (OSError, RuntimeError, KeyError, IndexError)) and not isinstance(exc, RecordingError):
+            raise RecordingError(f"{self._path}: {self._place} is damaged ({exc})") from exc
+
+
+def _wanted(module: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as exc:
+        raise RecordingError(f"{module} is not installed; try `pip install ether[data]`") from exc
+
+
+def _rows_as_objects(values: np.ndarray) -> np.ndarray:
+    found = np.empty(len(values), dtype=object)
+    for row, value in enumerate(values):
+        found[row] = value
+    return found
+
+
+def _to_ns(t: Any) -> int:
+    if isinstance(t, str):
+        t = datetime.fromisoformat(t)
+    if isinstance(t, np.datetime64):
+        return int(t.astype("datetime64[ns]").astype("<i8"))
+    if isinstance(t, datetime):
+        t = t.replace(tzinfo=UTC) if t.tzinfo is None else t
+        since: timedelta = t - datetime(1970, 1, 1, tzinfo=UTC)
+        return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
+    return round(float(t) * 1e6) * 1000
+
+
+def _seconds(t_ns: int) -> float | None:
+    return None if t_ns == NONE_NS else t_ns / 1e9
+
+
+def _any(source: str) -> Any:
+    try:
+        return json.loads(source)
+    except ValueError:
+        return source
+
+
+def _object(source: str) -> dict[str, Any]:
+    found = _any(source)
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,281 @@
+"""Sealing: the finished file is rewritten compressed, proven against the journal, and only then is the journal dropped.
+
+`content_sha256`, a root attribute of a sealed file, is SHA-256 over, in this order: the attribute ``previous_sha256``
+(the same of the part before, as ASCII; empty for the first), the topics by id (each as u32 length and UTF-8), the rows
+of /messages as they are laid out (packed, little-endian), the bytes of /raw. So parts form a chain, and no message can
+be changed, added or taken away unnoticed. /checksums holds a SHA-256 of every other dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import h5py  # type: ignore[import-untyped]  # ships no stubs
+import numpy as np
+
+from ether.errors import RecordingError
+from ether.journal import JournalReader, sync_directory
+from ether.recorder import layout
+from ether.recorder.entries import Kind, journal_folder, unpack
+from ether.recorder.writer import LIBVER, Builder
+
+__all__ = ["content_sha256", "dataset_sha256", "recover", "seal"]
+
+logger = logging.getLogger(__name__)
+
+_BLOCK_BYTES = 4 << 20
+_CHUNK_BYTES = 256 << 10
+_TINY_BYTES = 4 << 10
+_SHORT_TEXT = 64
+_HASHED_APART = ("messages", "raw", "checksums")
+
+
+def seal(work: Path, target: Path, journal: Path, journal_damage: list[str] | None = None) -> None:
+    """Make the final file out of a finished work file, prove it, put it in place, and drop the journal.
+
+    May be killed at any point and done again: until the last rename the journal holds everything.
+
+    Raises:
+        RecordingError: the file does not hold what the journal holds; both are kept.
+    """
+    sealed = journal / "sealed.h5"
+    sealed.unlink(missing_ok=True)
+    with h5py.File(work, "r") as source, h5py.File(sealed, "w-", libver=LIBVER) as final:
+        _rewrite(source, final)
+        final.attrs["journal_damage"] = [layout.text(line) for line in journal_damage or []] or h5py.Empty("S1")
+        final.attrs["content_sha256"] = content_sha256(final)
+    prove(sealed, journal)
+    with open(sealed, "r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(sealed, target)
+    sync_directory(target.parent)
+    _drop(journal)
+
+
+def prove(file: Path, journal: Path) -> None:
+    """Return if every message of the journal is in the file, with the same bytes; RecordingError otherwise."""
+    with h5py.File(file, "r") as recording, JournalReader(journal) as reader:
+        ledger = recording["messages"]
+        position, rows = 0, ledger[:0]
+        block = 50_000
+        for record in reader:
+            entry = unpack(record)
+            if entry.kind != Kind.MESSAGE:
+                continue
+            if position % block == 0:
+                rows = ledger[position : position + block]
+            place = position % block
+            if place >= len(rows) or int(rows[place]["jseq"]) != entry.number:
+                raise RecordingError(f"{file}: message {entry.number} of the journal is not in the file")
+            if int(rows[place]["crc32"]) != crc32(entry.payload):
+                raise RecordingError(f"{file}: message {entry.number} differs from the journal")
+            position += 1
+        if position != len(ledger):
+            raise RecordingError(f"{file}: holds {len(ledger)} messages, the journal {position}")
+        for number, _, expected, payload in raw_payloads(recording):
+            if crc32(payload) != expected:
+                raise RecordingError(f"{file}: the bytes of message {number} do not match their checksum")
+
+
+def raw_payloads(recording: h5py.File) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield row, length, checksum and bytes of every message in the ledger, reading /raw in blocks."""
+    ledger, raw = recording["messages"], recording["raw"]
+    for start in range(0, len(ledger), 20_000):
+        rows = ledger[start : start + 20_000]
+        offsets = rows["raw_offset"].astype("<i8")
+        lengths = rows["raw_length"].astype("<i8")
+        place = 0
+        while place < len(rows):
+            last = place + 1
+            while last < len(rows) and offsets[last] + lengths[last] - offsets[place] <= _BLOCK_BYTES:
+                last += 1
+            base = int(offsets[place])
+            pool = raw[base : int(offsets[last - 1] + lengths[last - 1])].tobytes()
+            for row in range(place, last):
+                begin = int(offsets[row]) - base
+                payload = pool[begin : begin + int(lengths[row])]
+                yield start + row, int(lengths[row]), int(rows["crc32"][row]), payload
+            place = last
+
+
+def content_sha256(recording: h5py.File) -> str:
+    """Return the SHA-256 of a recording's messages, as this module's description defines it; lower-case hex."""
+    digest = hashlib.sha256(str(recording.attrs["previous_sha256"]).encode())
+    if "topics" in recording:
+        for topic in recording["topics"].fields("topic")[:]:
+            digest.update(struct.pack("<I", len(topic)) + topic)
+    for name in ("messages", "raw"):
+        for block in _blocks(recording[name]):
+            digest.update(block.tobytes())
+    return digest.hexdigest()
+
+
+def dataset_sha256(dataset: h5py.Dataset) -> str:
+    """Return the SHA-256 of a dataset's values and attributes; lower-case hex."""
+    digest = hashlib.sha256(repr((dataset.shape, sorted(_plain_attributes(dataset)))).encode())
+    for block in _blocks(dataset):
+        _digest_block(digest, block)
+    return digest.hexdigest()
+
+
+def recover(file: str | os.PathLike[str]) -> bool:
+    """Rebuild and seal a recording from the journal that a died session left beside it; False where there is none.
+
+    May be killed at any point and done again. The state becomes ``sealed`` where the journal ends in order,
+    ``recovered`` otherwise.
+
+    Raises:
+        JournalError: the journal is being written by a running recorder, or cannot be read.
+        RecordingError: the rebuilt file does not hold what the journal holds.
+    """
+    target = Path(file).absolute()
+    journal = journal_folder(target)
+    if not journal.is_dir():
+        return False
+    with _held(journal):
+        reader = JournalReader(journal)
+        builder = Builder(journal / "work.h5", raw_only=_raw_only(journal))
+        try:
+            for record in reader:
+                builder.take(record)
+            builder.finish("recovered" if builder.ended is None else "sealed")
+        except BaseException:
+            builder.abandon()
+            raise
+        finally:
+            reader.close()
+        if builder.messages or not target.exists():
+            seal(builder.path, target, journal, [str(damage) for damage in reader.damage])
+        else:
+            _drop(journal)
+    return True
+
+
+def _raw_only(journal: Path) -> frozenset[int]:
+    """Return the messages that the journal says, somewhere behind them, must not be decoded."""
+    import json
+
+    with JournalReader(journal) as reader:
+        entries = (unpack(record) for record in reader)
+        return frozenset(int(json.loads(entry.payload)["number"]) for entry in entries if entry.kind == Kind.RAW_ONLY)
+
+
+class _held:
+    """Holds a journal against its recorder, without opening (and so changing) it."""
+
+    def __init__(self, journal: Path) -> None:
+        from ether.journal import _lock
+
+        self._file = _lock(journal)
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _drop(journal: Path) -> None:
+    """Remove the journal; what cannot be removed is only untidy, since its content is proven to be in the file."""
+    shutil.rmtree(journal, ignore_errors=True)
+    sync_directory(journal.parent)
+
+
+def _rewrite(source: h5py.File, final: h5py.File) -> None:
+    """Copy everything, compressed, with datasets no longer than they are, and write /checksums."""
+    checksums: list[tuple[str, str]] = []
+    _copy_group(source, final, "", checksums)
+    dtype = layout.TABLES["checksums"]
+    final.create_dataset("checksums", data=np.array(checksums, dtype), dtype=dtype)
+
+
+def _copy_group(source: h5py.Group, target: h5py.Group, path: str, checksums: list[tuple[str, str]]) -> None:
+    # By handles, not by paths: HDF5 resolves a path from its root, and topics may have hundreds of levels.
+    _copy_attributes(source, target)
+    for name, found in source.items():
+        below = f"{path}/{name}" if path else name
+        if isinstance(found, h5py.Group):
+            _copy_group(found, target.create_group(name), below, checksums)
+        else:
+            copied = _copy_dataset(found, target, name)
+            if below not in _HASHED_APART:
+                checksums.append((below, dataset_sha256(copied)))
+
+
+def _copy_attributes(source: Any, target: Any) -> None:
+    for key, value in source.attrs.items():
+        target.attrs[key] = value
+
+
+def _copy_dataset(source: h5py.Dataset, final: h5py.Group, path: str) -> h5py.Dataset:
+    dtype = _final_dtype(source)
+    size = math.prod(source.shape) * dtype.itemsize
+    if source.shape == () or size <= _TINY_BYTES:
+        copied = final.create_dataset(path, source.shape, dtype)
+        if size:
+            copied[...] = source[...].astype(dtype) if dtype.kind == "S" else source[...]
+    else:
+        row_bytes = max(1, math.prod(source.shape[1:]) * dtype.itemsize)
+        rows = max(1, min(source.shape[0], _CHUNK_BYTES // row_bytes))
+        copied = final.create_dataset(
+            path, source.shape, dtype, chunks=(rows, *source.shape[1:]), compression="gzip", compression_opts=1,
+            shuffle=dtype.kind != "S", fillvalue=source.fillvalue if dtype == source.dtype else None,
+        )  # fmt: skip
+        step = rows * max(1, _BLOCK_BYTES // (rows * row_bytes))
+        for start in range(0, source.shape[0], step):
+            copied[start : start + step] = source[start : start + step].astype(dtype)
+    _copy_attributes(source, copied)
+    return copied
+
+
+def _final_dtype(source: h5py.Dataset) -> np.dtype[Any]:
+    """Return a dataset's type, with short texts of fixed length: a tenth of the size, and still text to every reader."""
+    kept: np.dtype[Any] = source.dtype
+    information = h5py.check_string_dtype(kept)
+    if information is None or information.length is not None or source.shape == () or len(source) < 256:
+        return kept
+    longest = 1
+    for block in _blocks(source):
+        longest = max(longest, *map(len, block))
+        if longest > _SHORT_TEXT:
+            return kept
+    short: np.dtype[Any] = h5py.string_dtype("utf-8", longest)
+    return short
+
+
+def _blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
+    if dataset.shape == ():
+        yield np.array([dataset[()]], dtype=object if dataset.dtype.kind == "O" else dataset.dtype)
+        return
+    row_bytes = max(1, math.prod(dataset.shape[1:]) * dataset.dtype.itemsize)
+    rows = max(1, _BLOCK_BYTES // row_bytes)
+    if dataset.chunks is not None and rows > dataset.chunks[0]:
+        rows -= rows % dataset.chunks[0]
+    for start in range(0, dataset.shape[0], rows):
+        yield dataset[start : start + rows]
+
+
+def _digest_block(digest: Any, block: np.ndarray) -> None:
+    if block.dtype.names is not None and any(block.dtype[name].kind == "O" for name in block.dtype.names):
+        for name in block.dtype.names:
+            _digest_block(digest, block[name])
+    elif block.dtype.kind in "OS":
+        for item in block.ravel():
+            value = item if isinstance(item, bytes) else str(item).encode()
+            digest.update(struct.pack("<I", len(value)) + value)
+    else:
+        digest.update(np.ascontiguousarray(block).tobytes())
+
+
+def _plain_attributes(dataset: h5py.Dataset) -> list[tuple[str, str]]:
+    return [(key, repr(np.asarray(value).tolist())) for key, value in dataset.attrs.items()]

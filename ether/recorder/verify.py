@@ -1,0 +1,293 @@
+"""Proving a recording: is everything in it that was published, once, and are the bytes still what they were?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import h5py  # type: ignore[import-untyped]  # ships no stubs
+import numpy as np
+
+from ether import topics
+from ether.errors import RecordingError
+from ether.recorder import layout
+from ether.recorder.account import Account, Track
+from ether.recorder.layout import MASK, NONE_ID, OFFSETS, SHAPE
+from ether.recorder.reader import _open, _stream_groups, table_rows
+from ether.recorder.seal import content_sha256, dataset_sha256, raw_payloads
+
+__all__ = ["Report", "Tally", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The account of one publisher start on one topic."""
+
+    publisher: str
+    boot: str
+    topic: str
+    first: int
+    """First number received; -1 for none."""
+    last: int
+    """Last number received; -1 for none."""
+    announced: int | None
+    """What the publisher said at its end to be its last number; None where it said nothing."""
+    received: int
+    """Readings that came, each once."""
+    stored: int
+    """Readings in the file's ledger."""
+    duplicates: int
+    """Messages that came again and were not stored again."""
+    holes: list[list[int]]
+    """What is missing, as ``[first, last]``."""
+    from_start: bool
+    """The recorder saw the publisher start, so that 0 is the first number; otherwise `first` is."""
+
+    @property
+    def missing(self) -> int:
+        return sum(last - first + 1 for first, last in self.holes)
+
+
+@dataclass(slots=True)
+class Report:
+    """What `verify` found."""
+
+    file: str
+    state: str = "open"
+    messages: int = 0
+    unnumbered: int = 0
+    """Messages of publishers without numbers: of these nothing can be missed."""
+    undecoded: int = 0
+    """Messages kept as bytes only, since their payload could not be decoded."""
+    tallies: list[Tally] = field(default_factory=list)
+    damage: list[str] = field(default_factory=list)
+    """What is hurt, one line each; empty for a sound file."""
+    content_sha256: str | None = None
+
+    @property
+    def missing(self) -> int:
+        """Readings that are known to have been published and are not here."""
+        return sum(tally.missing for tally in self.tallies)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the recording ended in order, misses nothing and is sound."""
+        return self.state == "sealed" and not self.missing and not self.damage
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report, fit for JSON."""
+        found = asdict(self)
+        for tally, known in zip(found["tallies"], self.tallies, strict=True):
+            tally["missing"] = known.missing
+        return {"complete": self.complete, "missing": self.missing, **found}
+
+
+def verify(path: str | PathLike[str]) -> Report:
+    """Check everything that can be checked in one recording. Damage is named in the report, not raised.
+
+    Raises:
+        RecordingError: there is no such file, it is no recording, or too damaged to be opened at all.
+    """
+    file = _open(Path(path))
+    with file:
+        try:
+            return _Verifier(file, str(path)).run()
+        except (OSError, RuntimeError) as exc:
+            raise RecordingError(f"{path}: damaged ({exc})".replace("\n", " ")) from exc
+
+
+class _Verifier:
+    def __init__(self, file: h5py.File, path: str) -> None:
+        self.file = file
+        self.report = Report(path, str(file.attrs.get("state", "open")))
+        self.ledger = np.empty(0, layout.LEDGER)
+        self.topics: list[str] = []
+        self.publishers: list[tuple[str, str]] = []
+        self.account = Account()
+
+    def run(self) -> Report:
+        """Check step by step; damage in one place does not keep the others from being checked."""
+        with self._naming("/messages"):
+            self.ledger = self.file["messages"][:]
+            self.report.messages = len(self.ledger)
+        with self._naming("/topics and /publishers"):
+            self.topics = [row["topic"] for row in self._rows("topics")]
+            self.publishers = [(row["name"], row["boot"]) for row in self._rows("publishers")]
+        self.report.unnumbered = int((self._flagged(layout.FLAG_NO_NUMBER) & self._is_data()).sum())
+        self.report.undecoded = int(self._flagged(layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY).sum())
+        with self._naming("/raw"):
+            self._check_raw()
+        with self._naming("the account"):
+            self._check_account()
+        self._check_streams()
+        with self._naming("the journal's damage"):
+            damage = self.file.attrs.get("journal_damage")
+            if isinstance(damage, np.ndarray):
+                self.report.damage += [f"journal: {line}" for line in damage]
+        self._check_sums()
+        return self.report
+
+    @contextmanager
+    def _naming(self, place: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, OverflowError) as exc:
+            self.report.damage.append(f"{place}: cannot be read ({exc})".replace("\n", " "))
+
+    def _rows(self, name: str) -> list[dict[str, Any]]:
+        return table_rows(self.file[name]) if name in self.file else []
+
+    def _flagged(self, flag: int) -> np.ndarray:
+        return np.asarray((self.ledger["flags"] & flag) != 0)
+
+    def _is_data(self) -> np.ndarray:
+        reserved = np.array([topics.is_reserved(topic) for topic in self.topics] + [True])
+        return np.asarray(~reserved[np.minimum(self.ledger["topic"], len(reserved) - 1)])
+
+    def _check_raw(self) -> None:
+        ends = self.ledger["raw_offset"] + self.ledger["raw_length"]
+        if len(ends) and (int(ends[-1]) != len(self.file["raw"]) or (self.ledger["raw_offset"][1:] != ends[:-1]).any()):
+            self.report.damage.append(f"/raw: holds {len(self.file['raw'])} bytes, the ledger says otherwise")
+        if (np.diff(self.ledger["jseq"].astype("<i8")) <= 0).any():
+            self.report.damage.append("/messages: not in the journal's order")
+        for row, length, expected, payload in raw_payloads(self.file):
+            if len(payload) != length or crc32(payload) != expected:
+                topic = self._topic(int(self.ledger["topic"][row]))
+                self.report.damage.append(f"/raw: message {row} on {topic!r} does not match its checksum")
+            elif topics.parse(self._topic(int(self.ledger["topic"][row]))) is not None:
+                self._hear(row, payload)
+
+    def _topic(self, number: int) -> str:
+        return self.topics[number] if number < len(self.topics) else f"topic {number}"
+
+    def _hear(self, row: int, payload: bytes) -> None:
+        """Take from the statuses, as they came, who was seen to start and what they said at their end."""
+        reserved = topics.parse(self._topic(int(self.ledger["topic"][row])))
+        if reserved is None or reserved.kind != "status":
+            return
+        try:
+            status = json.loads(payload)
+        except ValueError:
+            return
+        if isinstance(status, dict):
+            self.account.heard(reserved.name, status, bool(self.ledger["flags"][row] & layout.FLAG_RETAIN))
+
+    def _check_account(self) -> None:
+        """Count anew from the ledger alone, and compare with what the recorder counted."""
+        stored: dict[tuple[str, str, str], int] = {}
+        numbered = self.ledger[self.ledger["publisher"] != NONE_ID]
+        for row in np.unique(numbered[["publisher", "topic"]]):
+            mine = numbered[(numbered["publisher"] == row["publisher"]) & (numbered["topic"] == row["topic"])]
+            key = (*self.publishers[row["publisher"]], self._topic(int(row["topic"])))
+            track = self.account.tracks.get(key) or self.account.open(key)
+            again = _take_all(track, mine)
+            track.duplicates = 0
+            stored[key] = int(mine["readings"].sum())
+            if again:
+                self.report.damage.append(f"/messages: {again} messages of {key[0]} on {key[2]!r} are stored twice")
+        counted = {
+            (*self.publishers[row["publisher"]], self._topic(row["topic"])): row for row in self._rows("accounts")
+        }
+        for key in sorted({*self.account.tracks, *counted}):
+            track = self.account.tracks.get(key) or Track()
+            said = counted.get(key, {})
+            self._tally(key, track, stored.get(key, 0), said)
+
+    def _tally(self, key: tuple[str, str, str], track: Track, stored: int, said: dict[str, Any]) -> None:
+        first, last = (track.spans[0][0], track.spans[-1][1]) if track.spans else (-1, -1)
+        if said and said["received"] != track.received:
+            self.report.damage.append(
+                f"/accounts: {key[0]} on {key[2]!r}: {said['received']} received, the ledger holds {track.received}"
+            )
+        self.report.tallies.append(
+            Tally(
+                *key,
+                first,
+                last,
+                track.last,
+                track.received,
+                stored,
+                said.get("duplicates", 0),
+                track.holes(),
+                track.fresh,
+            )
+        )
+
+    def _check_streams(self) -> None:
+        decoded = ~self._flagged(layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY) & self._is_data()
+        expected = np.bincount(
+            self.ledger["topic"][decoded], self.ledger["readings"][decoded], max(1, len(self.topics))
+        ).astype(int)
+        seen: set[str] = set()
+        groups: list[h5py.Group] = []
+        with self._naming("/data"):
+            groups = _stream_groups(self.file)
+        for group in groups:
+            with self._naming(group.name):
+                topic = str(group.attrs["topic"])
+                seen.add(topic)
+                self._check_stream(group, topic, int(expected[self.topics.index(topic)]))
+        for number, topic in enumerate(self.topics):
+            if expected[number] and topic not in seen:
+                self.report.damage.append(f"/data: nothing of {topic!r}, the ledger holds {expected[number]} readings")
+
+    def _check_stream(self, group: h5py.Group, topic: str, expected: int) -> None:
+        rows = len(group["time"])
+        if rows != expected:
+            self.report.damage.append(f"{group.name}: {rows} readings, the ledger holds {expected}")
+        for name, dataset in group.items():
+            length = dataset.shape[0]
+            if name.endswith(OFFSETS):
+                length -= 1
+            elif name + OFFSETS in group and not name.endswith((MASK, SHAPE)):
+                if int(group[name + OFFSETS][-1]) != length:
+                    self.report.damage.append(f"{group.name}/{name}: {length} values do not match their offsets")
+                continue
+            if length != rows:
+                self.report.damage.append(f"{group.name}/{name}: {length} rows, the stream has {rows}")
+        messages = group["message"][:]
+        if len(messages) and (
+            int(messages.max()) >= len(self.ledger)
+            or (self.ledger["topic"][messages] != self.topics.index(topic)).any()
+        ):
+            self.report.damage.append(f"{group.name}/message: points to other messages than its own")
+
+    def _check_sums(self) -> None:
+        """Compare the checksums that only a finished file has."""
+        if self.report.state == "open":
+            return
+        with self._naming("content_sha256"):
+            said = self.file.attrs.get("content_sha256")
+            self.report.content_sha256 = content_sha256(self.file)
+            if said != self.report.content_sha256:
+                self.report.damage.append("content_sha256: the messages are not those that were sealed")
+        sums: list[dict[str, Any]] = []
+        with self._naming("/checksums"):
+            sums = table_rows(self.file["checksums"])
+        for row in sums:
+            with self._naming(f"/{row['path']}"):
+                if dataset_sha256(self.file[row["path"]]) != row["sha256"]:
+                    self.report.damage.append(f"/{row['path']}: changed since it was sealed")
+
+
+def _take_all(track: Track, rows: np.ndarray) -> int:
+    """Note the numbers of ledger rows; return how many messages were there before."""
+    first = rows["n"].astype("<i8")
+    last = first + rows["readings"].astype("<i8") - 1
+    order = np.argsort(first, kind="stable")
+    again = 0
+    # Runs of consecutive numbers are taken as one: a recording has millions of them.
+    starts = np.flatnonzero(np.concatenate([[True], first[order][1:] != last[order][:-1] + 1]))
+    for place, begin in enumerate(starts):
+        end = starts[place + 1] if place + 1 < len(starts) else len(order)
+        low, high = int(first[order[begin]]), int(last[order[end - 1]])
+        before = track.received
+        track.take(low, high)
+        again += (high - low + 1) - (track.received - before)
+    return again

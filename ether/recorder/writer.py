@@ -1,0 +1,850 @@
+"""The HDF5 writer, a process of its own: follows the journal, keeps a private work file, publishes copies of it.
+
+The public file is only ever replaced as a whole (copy, fsync, rename), so any HDF5 program can open it at any time.
+HDF5 has crashed interpreters on full disks; here that costs a rebuild from the journal and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import h5py  # type: ignore[import-untyped]  # ships no stubs
+import numpy as np
+
+from ether import clock, codecs, topics
+from ether.journal import JournalReader, Record, sync_directory
+from ether.model import Envelope
+from ether.recorder import layout
+from ether.recorder.account import Account, numbering, readings_in
+from ether.recorder.columns import Block, Group, flatten, new_dataset, write_rows
+from ether.recorder.entries import DUP, QOS, RESENT, RETAIN, Entry, Kind, unpack
+from ether.recorder.layout import NONE_ID, NONE_NS
+from ether.recorder.marker import Marker, hold
+from ether.recorder.redact import redacted, redacted_text
+
+__all__ = ["Builder", "main"]
+
+logger = logging.getLogger(__name__)
+
+LIBVER = ("earliest", "v110")
+_FLUSH_MESSAGES = 20_000
+_FLUSH_BYTES = 8 << 20
+_FLUSH_S = 2.0
+_PUBLISH_S = 2.0
+_POLL_S = 0.2
+_MOST_TOPICS = 5000
+_JSON_STARTS = frozenset(bytes([letter]) for letter in b'{["-0123456789tfn')
+_DECLARED = {"number": "float", "integer": "int", "boolean": "bool", "string": "str"}
+
+
+class _Stream:
+    """One topic: its group, and the messages that wait to be written into it."""
+
+    def __init__(self, topic: str, number: int) -> None:
+        self.topic = topic
+        self.number = number
+        self.path = layout.group_path(topic)
+        self.columns: Group | None = None
+        self.schema = NONE_ID
+        self.schema_version = -1
+        self.with_device_time = False
+        self.fixed: dict[str, h5py.Dataset] = {}
+        self.rows: list[dict[tuple[str, ...], Any]] = []
+        self.waiting: list[tuple[int, Block | None, np.ndarray, np.ndarray, int, int, int]] = []
+        """(place in the ledger's buffer, block or None for the next of `rows`, times, device times, n, publisher, rows)"""
+
+
+class Builder:
+    """Builds one recording file out of journal entries, in order. The file is private until `copy_to`.
+
+    Args:
+        path: the work file; replaced if it exists.
+        raw_only: record numbers of messages that must not be decoded.
+        marker: told what is being worked on.
+    """
+
+    def __init__(self, path: Path, *, raw_only: frozenset[int] = frozenset(), marker: Marker | None = None) -> None:
+        self.path = path
+        self.raw_only = set(raw_only)
+        self.marker = marker
+        self.account = Account()
+        self.state = "open"
+        self.messages = 0
+        self.ended: dict[str, Any] | None = None
+        """What the last entry said, if it was an orderly end."""
+        self.dirty = False
+        self._raw_bytes = 0
+        self._sessions = 0
+        self._first_ns = NONE_NS
+        self._last_ns = NONE_NS
+        self._streams: dict[str, _Stream] = {}
+        self._topic_ids: dict[str, int] = {}
+        self._publishers: dict[tuple[str, str], int] = {}
+        self._abouts: dict[str, dict[str, Any]] = {}
+        self._states: dict[str, tuple[str, str, str]] = {}
+        self._runs: dict[str, int] = {}
+        self._run_rows: list[list[Any]] = []
+        self._run_facts: list[dict[str, Any]] = []
+        self._run = NONE_ID
+        self._schemas = 0
+        self._calls: dict[str, tuple[list[Any], int]] = {}
+        self._tables: dict[str, list[tuple[Any, ...]]] = {name: [] for name in layout.TABLES}
+        self._ledger: list[list[Any]] = []
+        self._payloads: list[bytes] = []
+        self._payload_bytes = 0
+        self._runs_dirty = False
+        path.unlink(missing_ok=True)
+        self.file = h5py.File(path, "w-", libver=LIBVER)
+        self._prepare()
+
+    # Taking entries
+
+    def take(self, record: Record) -> None:
+        """Add one journal record; nothing a message holds can make this fail."""
+        entry = unpack(record)
+        self.dirty = True
+        self.ended = None
+        if entry.kind == Kind.MESSAGE:
+            if self._first_ns == NONE_NS:
+                self._first_ns = entry.t_recv
+            self._last_ns = entry.t_recv
+            self._take_message(entry)
+            if len(self._ledger) >= _FLUSH_MESSAGES or self._payload_bytes >= _FLUSH_BYTES:
+                self.flush()
+            return
+        with contextlib.suppress(
+            ValueError, TypeError, KeyError, AttributeError
+        ):  # our own JSON: cannot be, must not stop
+            self._take_note(entry, json.loads(entry.payload))
+
+    def _take_message(self, entry: Entry) -> None:
+        payload = entry.payload
+        reserved = topics.parse(entry.topic)
+        flags = (
+            (layout.FLAG_RETAIN if entry.flags & RETAIN else 0)
+            | (layout.FLAG_DUP if entry.flags & DUP else 0)
+            | (layout.FLAG_RESENT if entry.flags & RESENT else 0)
+        )
+        encoding = 2 if payload.startswith(codecs.CBOR_MAGIC) else int(payload[:1] in _JSON_STARTS)
+        envelope = numbering(payload) if reserved is None else None
+        publisher = NONE_ID
+        number, readings = -1, 1
+        if envelope is not None:
+            publisher = self._publisher(envelope.by, envelope.b)
+            number, readings = envelope.n, readings_in(envelope)
+            track = self.account.tracks.get((envelope.by, envelope.b, entry.topic))
+            if track is not None and track.spans and number < track.spans[-1][1]:
+                flags |= layout.FLAG_OUT_OF_ORDER
+            self.account.take(entry.topic, envelope)
+        else:
+            flags |= layout.FLAG_NO_NUMBER
+        device = _device_ns(envelope)
+        row = [
+            entry.number, entry.t_recv, entry.t_mono, device, number, readings, self._topic(entry.topic), publisher,
+            NONE_ID, self._run, -1, self._raw_bytes, len(payload), crc32(payload), entry.flags & QOS, encoding, flags,
+        ]  # fmt: skip
+        self._ledger.append(row)
+        self._payloads.append(payload)
+        self._payload_bytes += len(payload) + 500
+        self._raw_bytes += len(payload)
+        self.messages += 1
+        if entry.number in self.raw_only:
+            row[16] |= layout.FLAG_RAW_ONLY
+            return
+        if self.marker is not None:
+            self.marker.set(self._ledger[0][0], entry.number)
+        try:
+            if reserved is None:
+                self._take_reading(entry, envelope, row, publisher)
+            else:
+                self._take_reserved(entry, reserved)
+        except MemoryError:
+            raise
+        except Exception:
+            row[16] |= layout.FLAG_UNDECODED
+            logger.debug("message %d on %r stays raw", entry.number, entry.topic, exc_info=True)
+
+    def _take_reading(self, entry: Entry, envelope: Envelope | None, row: list[Any], publisher: int) -> None:
+        stream = self._stream(entry.topic)
+        if stream is None:
+            raise ValueError("too many topics")
+        fields, _ = codecs.decode(entry.payload)
+        if envelope is None:
+            fields.pop("_ether", None)
+        place = len(self._ledger) - 1
+        batch = envelope is not None and type(envelope.k) is int
+        if batch and envelope is not None:
+            block = _batch(fields, envelope)
+            times, device = _batch_times(envelope, block.rows, entry.t_recv)
+            row[16] |= layout.FLAG_BATCH
+            stream.waiting.append((place, block, times, device, envelope.n, publisher, block.rows))
+            return
+        flat = flatten(fields)
+        t = _ns(envelope.t, 1e6, 1000) if envelope is not None else None
+        stamp = np.array([entry.t_recv if t is None else t], "<i8")
+        ms = _ns(envelope.ms, 1e3, 1000) if envelope is not None else None
+        device = np.array([NONE_NS if ms is None else ms], "<i8")
+        stream.rows.append(flat)
+        stream.waiting.append((place, None, stamp, device, row[4], publisher, 1))
+
+    def _take_note(self, entry: Entry, content: Any) -> None:
+        if entry.kind == Kind.SESSION:
+            self._sessions += 1
+            self._tables["clocks"].append((entry.t_recv, entry.t_mono, "recorder started"))
+            if self._sessions == 1:
+                self._provenance(content)
+            else:
+                self._say(entry.t_recv, "WARNING", "the recorder was restarted and went on where it had stopped")
+        elif entry.kind == Kind.EVENT:
+            self._say(entry.t_recv, str(content.get("level", "INFO")), str(content.get("message", "")))
+        elif entry.kind == Kind.DUPLICATES:
+            for by, boot, topic, count in content:
+                self.account.again(by, boot, topic, count)
+        elif entry.kind == Kind.RAW_ONLY:
+            self.raw_only.add(int(content["number"]))
+        elif entry.kind == Kind.END:
+            self.ended = content
+
+    def _say(self, t: int, level: str, message: str) -> None:
+        self._tables["log"].append((t, "recorder", level, "ether.recorder", layout.text(message)))
+
+    # The reserved tree
+
+    def _take_reserved(self, entry: Entry, reserved: topics.Reserved) -> None:
+        if reserved.kind == "session" or not entry.payload:
+            return
+        handler = {
+            "status": self._take_status, "about": self._take_about, "run": self._take_run,
+            "annotation": self._take_annotation, "log": self._take_log, "call": self._take_call,
+            "reply": self._take_reply,
+        }.get(reserved.kind)  # fmt: skip
+        if handler is None:
+            return
+        try:
+            content = json.loads(entry.payload)
+        except ValueError:
+            content = entry.payload.decode(errors="backslashreplace")
+        if not isinstance(content, dict):
+            key = {"status": "state", "annotation": "text", "log": "message"}.get(reserved.kind)
+            if key is None:
+                raise ValueError(f"not an object on {entry.topic}")
+            content = {key: content}
+        handler(entry, reserved, content)
+
+    def _take_status(self, entry: Entry, reserved: topics.Reserved, content: dict[str, Any]) -> None:
+        replay = bool(entry.flags & RETAIN)
+        self.account.heard(reserved.name, content, replay)
+        state, boot = str(content.get("state", "")), str(content.get("boot", ""))
+        detail = str(content.get("detail", ""))
+        if self._states.get(reserved.name) == (state, boot, detail):
+            return  # a heartbeat
+        self._states[reserved.name] = (state, boot, detail)
+        t = _ns(content.get("t"), 1e6, 1000)
+        self._tables["status"].append(
+            (
+                entry.t_recv if t is None else t,
+                entry.t_recv,
+                *map(layout.text, (reserved.name, boot, state, detail)),
+                replay,
+            )
+        )
+
+    def _take_about(self, entry: Entry, reserved: topics.Reserved, content: dict[str, Any]) -> None:
+        if self._abouts.get(reserved.name) == content:
+            return
+        self._abouts[reserved.name] = content
+        content = redacted(content)
+        pid = content.get("pid")
+        words = [str(content.get(key, "")) for key in ("boot", "class", "source", "host")]
+        self._tables["provenance/instances"].append(
+            (
+                entry.t_recv, reserved.name, *map(layout.text, words), pid if type(pid) is int else -1,
+                layout.text(content.get("version", "")), layout.text(json.dumps(content.get("kwargs", {}))),
+                layout.text(json.dumps(content)),
+            )
+        )  # fmt: skip
+        publishes = content.get("publishes")
+        for topic in publishes if isinstance(publishes, dict) else ():
+            stream = self._streams.get(topic)
+            if stream is not None and stream.columns is not None:
+                stream.columns.declared = self._declared(topic)
+                stream.schema_version = -1
+
+    def _take_run(self, entry: Entry, _reserved: topics.Reserved, content: dict[str, Any]) -> None:
+        identity = content.get("id")
+        if not identity:
+            if self._run != NONE_ID and not entry.flags & RETAIN:
+                self._close_runs(entry.t_recv, "")
+            self._run = NONE_ID
+            return
+        place = self._runs.get(str(identity))
+        if place is not None:  # what a later message does not repeat stays
+            content = {**self._run_facts[place], **{key: value for key, value in content.items() if value is not None}}
+        started, stopped = _ns(content.get("started"), 1e6, 1000), _ns(content.get("stopped"), 1e6, 1000)
+        number = content.get("number")
+        row: list[Any] = [
+            layout.text(identity), layout.text(content.get("name") or ""), number if type(number) is int else -1,
+            layout.text(content.get("parent") or ""), entry.t_recv if started is None else started,
+            NONE_NS if stopped is None else stopped, layout.text(content.get("outcome") or ""),
+            layout.text(json.dumps(content.get("metadata") or {})),
+        ]  # fmt: skip
+        if place is None:
+            place = self._runs[str(identity)] = len(self._run_rows)
+            self._run_rows.append(row)
+            self._run_facts.append(content)
+        else:
+            self._run_rows[place] = row
+            self._run_facts[place] = content
+        self._runs_dirty = True
+        if stopped is None and not content.get("outcome"):
+            self._run = place
+        elif self._run == place:
+            parent = self._runs.get(str(row[3]), NONE_ID)
+            self._run = parent if parent != NONE_ID and self._run_rows[parent][5] == NONE_NS else NONE_ID
+
+    def _close_runs(self, t: int, outcome: str) -> None:
+        for row in self._run_rows:
+            if row[5] == NONE_NS:
+                row[5], row[6] = t, row[6] or outcome
+                self._runs_dirty = True
+
+    def _take_annotation(self, entry: Entry, _reserved: topics.Reserved, content: dict[str, Any]) -> None:
+        t = content.get("t")
+        t0, t1 = (t[0], t[-1]) if isinstance(t, list) and t else (content.get("t0", t), content.get("t1"))
+        start, end = _ns(t0, 1e6, 1000), _ns(t1, 1e6, 1000)
+        tags, values = content.get("tags") or [], content.get("values") or {}
+        self._tables["annotations"].append(
+            (
+                entry.t_recv if start is None else start, NONE_NS if end is None else end, entry.t_recv,
+                layout.text(content.get("text", "")), layout.text(content.get("by", "")),
+                layout.text(json.dumps(tags)), layout.text(json.dumps(values)), self._run,
+            )
+        )  # fmt: skip
+
+    def _take_log(self, entry: Entry, reserved: topics.Reserved, content: dict[str, Any]) -> None:
+        t = _ns(content.get("t"), 1e6, 1000)
+        words = [str(content.get(key, "")) for key in ("level", "logger", "message")]
+        self._tables["log"].append((entry.t_recv if t is None else t, *map(layout.text, (reserved.name, *words))))
+
+    def _take_call(self, entry: Entry, reserved: topics.Reserved, content: dict[str, Any]) -> None:
+        identity = str(content.get("id", ""))
+        params = json.dumps(redacted(content.get("params")))
+        words = (identity, reserved.name, reserved.verb, str(content.get("reply_to", "")), params)
+        if len(self._calls) > 10_000:  # nobody answers: what has no answer by now is written without
+            self._close_calls()
+        self._calls[identity] = ([entry.t_recv, *map(layout.text, words), "", "", -1], entry.t_mono)
+
+    def _take_reply(self, entry: Entry, _reserved: topics.Reserved, content: dict[str, Any]) -> None:
+        known = self._calls.pop(str(content.get("id", "")), None)
+        if known is None:
+            return
+        row, asked = known
+        answer = content.get("result") if content.get("status") == "success" else content.get("error")
+        row[6:] = [layout.text(content.get("status", "")), layout.text(json.dumps(answer)), entry.t_mono - asked]
+        self._tables["calls"].append(tuple(row))
+
+    def _close_calls(self) -> None:
+        self._tables["calls"].extend(tuple(row) for row, _ in self._calls.values())
+        self._calls.clear()
+
+    # Names
+
+    def _topic(self, topic: str) -> int:
+        number = self._topic_ids.get(topic)
+        if number is None:
+            number = self._topic_ids[topic] = len(self._topic_ids)
+            self._tables["topics"].append((number, layout.text(topic)))
+        return number
+
+    def _publisher(self, name: str, boot: str) -> int:
+        number = self._publishers.get((name, boot))
+        if number is None:
+            number = self._publishers[name, boot] = len(self._publishers)
+            about = self._abouts.get(name, {})
+            about = about if about.get("boot") == boot else {}
+            pid = about.get("pid")
+            words = [layout.text(word) for word in (name, boot, about.get("class", ""), about.get("host", ""))]
+            self._tables["publishers"].append((number, *words, pid if type(pid) is int else -1, "L2", 0, 0, 0))
+        return number
+
+    def _stream(self, topic: str) -> _Stream | None:
+        stream = self._streams.get(topic)
+        if stream is None and len(self._streams) < _MOST_TOPICS:
+            stream = self._streams[topic] = _Stream(topic, self._topic(topic))
+        return stream
+
+    def _declared(self, topic: str) -> dict[str, str]:
+        """Return field path to the kind of column its publisher declares."""
+        return {
+            path: kind
+            for path, schema in self._schemas_of(topic).items()
+            if isinstance(schema.get("type"), str) and (kind := _DECLARED.get(schema["type"]))
+        }
+
+    def _schemas_of(self, topic: str) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for about in self._abouts.values():
+            publishes = about.get("publishes")
+            declared = publishes.get(topic) if isinstance(publishes, dict) else None
+            fields = declared.get("fields") if isinstance(declared, dict) else None
+            if isinstance(fields, dict):
+                _collect_schemas(found, "", fields)
+        return found
+
+    # Writing
+
+    def _prepare(self) -> None:
+        root = self.file.attrs
+        root["NX_class"] = "NXroot"
+        root["format"] = layout.FORMAT
+        root["format_version"] = layout.FORMAT_VERSION
+        root["creator"] = "ether"
+        root["part"] = 1
+        root["previous_sha256"] = ""
+        self.file.create_group("data").attrs["NX_class"] = "NXentry"
+        self.file.create_group("provenance").attrs["NX_class"] = "NXcollection"
+        new_dataset(self.file, "messages", (0,), layout.LEDGER, None)
+        new_dataset(self.file, "raw", (0,), np.dtype("u1"), None)
+
+    def flush(self) -> None:
+        """Write what is buffered into the work file."""
+        if self._ledger:
+            if self.marker is not None:
+                self.marker.set(self._ledger[0][0], self._ledger[-1][0])
+            for stream in self._streams.values():
+                if stream.waiting:
+                    self._flush_stream(stream)
+            rows = np.array([tuple(row) for row in self._ledger], layout.LEDGER)
+            write_rows(self.file["messages"], self.messages - len(rows), rows)
+            pool = np.frombuffer(b"".join(self._payloads), "u1")
+            if len(pool):
+                write_rows(self.file["raw"], self._raw_bytes - len(pool), pool)
+            self._ledger, self._payloads, self._payload_bytes = [], [], 0
+        for name, rows_of in self._tables.items():
+            if rows_of:
+                self._append_table(name, rows_of)
+        if self._runs_dirty:
+            self._replace_table("runs", [tuple(row) for row in self._run_rows])
+            self._runs_dirty = False
+        if self.marker is not None:
+            self.marker.clear()
+
+    def _flush_stream(self, stream: _Stream) -> None:
+        """Write the waiting messages of one topic: runs of single readings together, batches one by one."""
+        waiting, rows = stream.waiting, iter(stream.rows)
+        stream.waiting, stream.rows = [], []
+        start = 0
+        while start < len(waiting):
+            end = start + 1
+            if waiting[start][1] is None:
+                while end < len(waiting) and waiting[end][1] is None:
+                    end += 1
+                flat = [next(rows) for _ in range(end - start)]
+                self._write_rows(stream, waiting[start:end], flat)
+            else:
+                block = waiting[start][1]
+                assert block is not None
+                if not self._write_block(stream, waiting[start:end], block):
+                    self._ledger[waiting[start][0]][16] |= layout.FLAG_UNDECODED
+            start = end
+
+    def _write_rows(self, stream: _Stream, waiting: list[Any], flat: list[dict[tuple[str, ...], Any]]) -> None:
+        if self._write_block(stream, waiting, Block.of_rows(flat)):
+            return
+        # One of them is at fault: each for itself, so that only that one stays raw.
+        for one, row in zip(waiting, flat, strict=True):
+            if not self._write_block(stream, [one], Block.of_rows([row])):
+                self._ledger[one[0]][16] |= layout.FLAG_UNDECODED
+
+    def _write_block(self, stream: _Stream, waiting: list[Any], block: Block) -> bool:
+        """Write one block and its fixed columns; False, with nothing written, where its values do not go."""
+        try:
+            columns = self._columns(stream)
+            before = columns.rows
+            columns.append(block)
+        except OSError as exc:
+            if exc.errno is not None:  # the disk's doing, not the message's
+                raise
+            logger.debug("%r: a block stays raw", stream.topic, exc_info=True)
+            return False
+        except MemoryError:
+            raise
+        except Exception:
+            logger.debug("%r: a block stays raw", stream.topic, exc_info=True)
+            return False
+        self._write_fixed(stream, waiting, before)
+        if stream.schema_version != columns.version:
+            self._note_schema(stream, columns)
+        row = before
+        for place, _, _, _, _, _, count in waiting:
+            self._ledger[place][10] = row
+            self._ledger[place][8] = stream.schema
+            row += count
+        return True
+
+    def _columns(self, stream: _Stream) -> Group:
+        if stream.columns is None:
+            group = self.file.require_group(stream.path)
+            group.attrs["NX_class"] = "NXdata"
+            group.attrs["topic"] = layout.text(stream.topic)
+            group.attrs["axes"] = ["time"]
+            group.attrs["time_indices"] = 0
+            stream.columns = Group(group, self._declared(stream.topic))
+            for name, dtype in (("time", "<i8"), ("message", "<u8"), ("number", "<i8"), ("publisher", "<u4")):
+                stream.fixed[name] = new_dataset(group, name, (0,), np.dtype(dtype), None)
+            stream.fixed["time"].attrs["units"] = "ns"
+            stream.fixed["time"].attrs["start"] = "1970-01-01T00:00:00+00:00"
+            self._make_default(stream.path)
+        elif stream.columns.group is None:
+            stream.columns.reopen(self.file[stream.path])
+        return stream.columns
+
+    def _make_default(self, path: str) -> None:
+        """Let viewers that follow NeXus' `default` attributes begin with the first stream."""
+        parts = path.strip("/").split("/")
+        group: h5py.Group = self.file
+        for depth, part in enumerate(parts):
+            if "default" not in group.attrs and (depth or "default" not in self.file.attrs):
+                group.attrs["default"] = part
+            group = group[part]
+            if "NX_class" not in group.attrs:
+                group.attrs["NX_class"] = "NXcollection"
+
+    def _write_fixed(self, stream: _Stream, waiting: list[Any], start: int) -> None:
+        counts = [one[6] for one in waiting]
+        ledger = self.messages - len(self._ledger)
+        times = np.concatenate([one[2] for one in waiting])
+        device = np.concatenate([one[3] for one in waiting])
+        first = np.repeat(np.array([one[4] for one in waiting], "<i8"), counts)
+        if any(count > 1 for count in counts):
+            steps = np.concatenate([np.arange(count) for count in counts])
+            first = np.where(first >= 0, first + steps, first)
+        publishers = np.repeat(np.array([one[5] for one in waiting], "<u4"), counts)
+        messages = np.repeat(np.array([ledger + one[0] for one in waiting], "<u8"), counts)
+        written = {"time": times, "message": messages, "number": first, "publisher": publishers}
+        if stream.with_device_time or (device != NONE_NS).any():
+            written["time_device"] = device
+        for name, values in written.items():
+            dataset = stream.fixed.get(name)
+            if dataset is None:
+                dataset = self._fixed(stream, name, start)
+            write_rows(dataset, start, values.astype(dataset.dtype, copy=False))
+
+    def _fixed(self, stream: _Stream, name: str, start: int) -> h5py.Dataset:
+        assert stream.columns is not None
+        if name == "time_device" and not stream.with_device_time:
+            stream.with_device_time = True
+            dataset = new_dataset(stream.columns.group, name, (start,), np.dtype("<i8"), NONE_NS)
+            dataset.attrs["units"] = "ns"
+            dataset.attrs["meaning"] = "since the device's boot"
+        else:
+            dataset = stream.columns.group[name]
+        stream.fixed[name] = dataset
+        return dataset
+
+    def _note_schema(self, stream: _Stream, columns: Group) -> None:
+        """Give a changed set of columns a row in /schemas, units to columns, and viewers something to plot."""
+        kinds = columns.describe()
+        schemas = self._schemas_of(stream.topic)
+        changed = stream.schema_version < columns.version
+        group = columns.group
+        plottable = [
+            name for name, kind in kinds.items() if kind in ("float", "int", "bool") or kind.startswith("array:")
+        ]
+        if plottable:
+            group.attrs["signal"] = plottable[0]
+            group.attrs["auxiliary_signals"] = [name for name in plottable[1:] if "array" not in kinds[name]]
+        for family in columns.families.values():
+            schema = schemas.get(".".join(family.keys), {})
+            for column in family.columns.values():
+                attributes = column.dataset().attrs
+                if unit := schema.get("unit"):
+                    attributes["units"] = layout.text(unit)
+                if description := schema.get("description"):
+                    attributes["description"] = layout.text(description)
+        stream.schema_version = columns.version
+        if not changed:
+            return
+        text = json.dumps({name: {"kind": kind, **schemas.get(name, {})} for name, kind in kinds.items()})
+        if stream.schema != NONE_ID:
+            self._say(self._last_ns, "INFO", f"{stream.topic}: columns are now {', '.join(kinds)}")
+        stream.schema = self._schemas
+        self._schemas += 1
+        origin = "declared" if schemas else "inferred"
+        row = (stream.schema, stream.number, columns.version, self._last_ns, origin, layout.text(text))
+        self._tables["schemas"].append(row)
+
+    def _append_table(self, name: str, rows: list[tuple[Any, ...]]) -> None:
+        dataset = self._table(name)
+        values = np.array(rows, layout.TABLES[name])
+        write_rows(dataset, dataset.shape[0], values)
+        rows.clear()
+
+    def _replace_table(self, name: str, rows: list[tuple[Any, ...]]) -> None:
+        dataset = self._table(name)
+        dataset.id.set_extent((0,))
+        if rows:
+            write_rows(dataset, 0, np.array(rows, layout.TABLES[name]))
+
+    def _table(self, name: str) -> h5py.Dataset:
+        if name not in self.file:
+            dtype = layout.TABLES[name]
+            self.file.create_dataset(name, (0,), dtype, maxshape=(None,), chunks=(64,))
+        return self.file[name]
+
+    def _provenance(self, content: dict[str, Any]) -> None:
+        group = self.file["provenance"]
+        provenance = content.get("provenance")
+        facts = dict(provenance) if isinstance(provenance, dict) else {}
+        facts["session"] = content.get("session")
+        facts["recorder"] = {key: content.get(key) for key in ("file", "topics", "exclude", "boot", "host", "pid")}
+        for name, value in facts.items():
+            if isinstance(value, str):
+                value = redacted_text(value)
+            elif value is not None:
+                value = json.dumps(redacted(value), indent=1, default=str)
+            if value is not None and (link := layout.link_name(str(name))) not in group:
+                group.create_dataset(link, data=layout.text(value), dtype=h5py.string_dtype())
+        session = content.get("session")
+        if isinstance(session, dict):
+            self.file.attrs["session"] = layout.text(session.get("name") or session.get("id") or "")
+
+    def _write_accounts(self) -> None:
+        """Write what is known of every publisher: the account, and every hole in it."""
+        accounts, gaps = [], []
+        totals: dict[int, list[int]] = {}
+        for (by, boot, topic), track in self.account.tracks.items():
+            publisher, number = self._publisher(by, boot), self._topic(topic)
+            holes = track.holes()
+            first = track.spans[0][0] if track.spans else -1
+            last = track.spans[-1][1] if track.spans else -1
+            announced = -1 if track.last is None else track.last
+            missing = track.missing()
+            accounts.append(
+                (publisher, number, first, last, announced, track.received, missing, track.duplicates, track.fresh)
+            )
+            for hole in holes:
+                reason = "tail" if hole[0] > last else "never received"
+                gaps.append((publisher, number, hole[0], hole[1], reason))
+            total = totals.setdefault(publisher, [0, 0, 0])
+            for place, count in enumerate((track.received, missing, track.duplicates)):
+                total[place] += count
+        for name in ("topics", "publishers"):
+            if self._tables[name]:
+                self._append_table(name, self._tables[name])
+        self._replace_table("accounts", accounts)
+        if gaps or "gaps" in self.file:
+            self._replace_table("gaps", gaps)
+        if totals:
+            table = self.file["publishers"]
+            counts = np.array([totals.get(row, [0, 0, 0]) for row in range(len(table))], "<i8").reshape(-1, 3)
+            for place, field in enumerate(("received", "missing", "duplicates")):
+                table[field] = counts[:, place]
+
+    def finish(self, state: str) -> None:
+        """Write all that is left, for good.
+
+        Args:
+            state: ``sealed`` after an orderly end, ``recovered`` where the recorder died.
+        """
+        self._close_calls()
+        self._close_runs(self._last_ns, "interrupted")
+        self.state = state
+        self.close()
+
+    def close(self) -> None:
+        """Flush and close the work file: everything taken so far is in it. `reopen` goes on."""
+        self.flush()
+        self._write_accounts()
+        root = self.file.attrs
+        root["state"] = self.state
+        root["messages"] = self.messages
+        root["first_ns"] = self._first_ns
+        root["last_ns"] = self._last_ns
+        self.file.close()
+        for stream in self._streams.values():
+            stream.fixed = {}
+            if stream.columns is not None:
+                stream.columns.reopen(None)
+        self.dirty = False
+
+    def reopen(self) -> None:
+        self.file = h5py.File(self.path, "r+", libver=LIBVER)
+
+    def abandon(self) -> None:
+        """Let go of the file without writing what is buffered."""
+        with contextlib.suppress(Exception):
+            self.file.close()
+
+
+def copy_to(source: Path, target: Path, temporary: Path) -> None:
+    """Replace `target` by a copy of `source` in one step that survives a power cut; readers see the old or the new."""
+    shutil.copyfile(source, temporary)
+    with open(temporary, "r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, target)
+    sync_directory(target.parent)
+
+
+class Writer:
+    """Follows a journal until an orderly end, publishing as it goes."""
+
+    def __init__(self, file: Path, journal: Path, raw_only: frozenset[int], careful: tuple[int, int] | None) -> None:
+        self.target = file
+        self.journal = journal
+        self.stopping = threading.Event()
+        self.careful = careful
+        self._marker = Marker(journal / "writer.at")
+        self._builder = Builder(journal / "work.h5", raw_only=raw_only, marker=self._marker)
+        self._reader = JournalReader(journal, live=True)
+        self._published = -math.inf
+        self._publish_every = 0.5  # the first time soon: whoever looks for the file should find it
+        self._flushed = clock.monotonic()
+
+    def run(self) -> bool:
+        """Follow and publish; True after an orderly end, with the work file finished and closed."""
+        while not self.stopping.is_set():
+            records = self._reader.read(limit=2000)
+            self._take(records)
+            if not records:
+                if self._builder.ended is not None:
+                    return True
+                self._idle()
+            self._maybe_publish()
+        return False
+
+    def _take(self, records: list[Record]) -> None:
+        for record in records:
+            self._builder.take(record)
+            if self.careful is not None and self.careful[0] <= record.number <= self.careful[1]:
+                self._builder.flush()
+
+    def _idle(self) -> None:
+        self.stopping.wait(_POLL_S)
+
+    def _maybe_publish(self) -> None:
+        now = clock.monotonic()
+        if not self._builder.dirty:
+            return
+        if now - self._published >= self._publish_every:
+            self._publish()
+        elif now - self._flushed >= _FLUSH_S:
+            self._builder.flush()
+            self._flushed = now
+
+    def _publish(self) -> None:
+        started = clock.monotonic()
+        self._builder.close()
+        try:
+            copy_to(self._builder.path, self.target, self.journal / "public.h5")
+        except PermissionError:  # Windows, while somebody reads it: next time
+            logger.debug("the public file is held by a reader; it is replaced next time")
+        self._builder.reopen()
+        self._published = self._flushed = clock.monotonic()
+        # At most a twentieth of the time goes into publishing, however large the file is.
+        self._publish_every = max(_PUBLISH_S, 20 * (self._published - started))
+
+    def finish(self, state: str) -> Builder:
+        self._builder.finish(state)
+        self._reader.close()
+        return self._builder
+
+    @property
+    def damage(self) -> Iterator[str]:
+        yield from map(str, self._reader.damage)
+
+
+def main() -> None:
+    """Run as the writer process: orders ``file``, ``journal``, ``raw_only``, ``careful``, ``log_level``."""
+    import signal
+
+    from ether import process
+    from ether.recorder import seal
+
+    given = process.orders()
+    process.log_to_stderr("recorder.writer", given.get("log_level", "INFO"))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ingest decides: it ends us by an entry in the journal, or kills
+    file, journal = Path(given["file"]), Path(given["journal"])
+    held = hold(journal)
+    careful = given.get("careful")
+    writer = Writer(file, journal, frozenset(given.get("raw_only", ())), tuple(careful) if careful else None)
+    process.on_orphaned(lambda: os._exit(3))  # the next recorder rebuilds from the journal
+    if not writer.run():
+        sys.exit(3)
+    builder = writer.finish("sealed")
+    seal.seal(builder.path, file, journal, journal_damage=list(writer.damage))
+    if held is not None:
+        held.close()
+
+
+def _batch(fields: dict[str, Any], envelope: Envelope) -> Block:
+    """Return a batch as a block; ValueError where its fields are not all of length `k`."""
+    rows = readings_in(envelope)
+    if envelope.k != rows:
+        raise ValueError("the batch says no usable number of readings")
+    flat = flatten(fields)
+    for keys, values in flat.items():
+        if not isinstance(values, (list, np.ndarray)) or np.ndim(values) == 0 or len(values) != rows:
+            raise ValueError(f"{'.'.join(keys)}: not {rows} values")
+    return Block(rows, flat)
+
+
+def _batch_times(envelope: Envelope, rows: int, t_recv: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the readings' times, and their device times where the publisher has no clock, ns."""
+    device = np.full(rows, NONE_NS, "<i8")
+    if envelope.t is not None:
+        return _spread(envelope.t, envelope.dt, rows, 1e6), device
+    if envelope.ms is not None:
+        device = _spread(envelope.ms, envelope.dt, rows, 1e3)
+        return device - device[-1] + t_recv, device
+    return np.full(rows, t_recv, "<i8"), device
+
+
+def _spread(t: Any, dt: Any, rows: int, scale: float) -> np.ndarray:
+    """Return `rows` stamps in ns: given one by one, or evenly spaced from the first. `scale`: units in a us or ns."""
+    if isinstance(t, (list, np.ndarray)):
+        stamps = np.asarray(t, "<f8")
+    else:
+        stamps = float(t) + np.arange(rows) * float(dt or 0.0)
+    if stamps.shape != (rows,) or not np.isfinite(stamps).all() or np.abs(stamps).max(initial=0) > 9.2e18 / scale / 1e3:
+        raise ValueError("the batch's times do not fit its readings")
+    return np.round(stamps * scale).astype("<i8") * 1000
+
+
+def _ns(t: Any, scale: float, factor: int) -> int | None:
+    """Return a stamp in ns at the resolution of the wire, a microsecond; None for what is no time."""
+    if type(t) not in (int, float) or not abs(t) < 1e30:  # NaN fails the comparison too
+        return None
+    found: int = round(t * scale) * factor
+    return found if abs(found) < 1 << 63 else None
+
+
+def _device_ns(envelope: Envelope | None) -> int:
+    """Return the publisher's own stamp: Unix time, or since its boot where it has no clock; NONE_NS for none."""
+    if envelope is None:
+        return NONE_NS
+    t, scale = (envelope.t, 1e6) if envelope.t is not None else (envelope.ms, 1e3)
+    if isinstance(t, (list, np.ndarray)):
+        t = t[0] if len(t) else None
+    found = _ns(t, scale, 1000)
+    return NONE_NS if found is None else found
+
+
+def _collect_schemas(found: dict[str, dict[str, Any]], above: str, fields: dict[str, Any]) -> None:
+    for name, schema in fields.items():
+        if isinstance(schema, dict):
+            found[above + str(name)] = schema
+            if isinstance(schema.get("properties"), dict):
+                _collect_schemas(found, f"{above}{name}.", schema["properties"])

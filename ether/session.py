@@ -1,0 +1,597 @@
+"""The `ether` object: tap, start, call, annotate, run, shutdown; and what runs in an instance's process.
+
+Light on purpose: the configuration, MQTT and processes are imported by `tap`, so that a script which never taps in
+needs none of them.
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import json
+import logging
+import os
+import pickle
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ether import clock
+from ether.errors import BrokerError, CallError, EtherError, SessionError
+from ether.model import Annotation, Reading, Run, State
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+    from types import FrameType
+
+    from ether.client import Client, InstanceInfo, Subscription
+    from ether.config import Config
+    from ether.host import Host
+    from ether.recorder.reader import Recording
+
+__all__ = ["Ether", "RunHandle", "Summary", "ether", "main"]
+
+logger = logging.getLogger("ether")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a session was, told by `Ether.shutdown`."""
+
+    name: str
+    duration_s: float
+    instances: Mapping[str, str]
+    """Name to how it ended."""
+    recording: Path | None
+    """The sealed file; None where nothing was recorded."""
+    problems: tuple[str, ...] = ()
+    """What did not end as it should, one line each."""
+
+
+class RunHandle:
+    """A run that goes on; `annotate` it, or begin trials inside it."""
+
+    def __init__(self, owner: Ether, run: Run) -> None:
+        self._owner = owner
+        self.run = run
+
+    @property
+    def id(self) -> str:
+        return self.run.id
+
+    @property
+    def number(self) -> int:
+        return self.run.number
+
+    def annotate(self, text: str, **options: Any) -> None:
+        """Annotate, with this run's id among the values."""
+        values = {"run": self.run.id, **(options.pop("values", None) or {})}
+        self._owner.annotate(text, values=values, **options)
+
+    def trial(self, name: str = "trial", /, **metadata: Any) -> Any:
+        """Begin a run inside this one, as a context manager."""
+        return self._owner.run(name, **metadata)
+
+
+class Ether:
+    """One process's hold on a session. Use the object `ether.ether`; a second one would be a second client."""
+
+    def __init__(self) -> None:
+        self._client: Client | None = None
+        self._host: Host | None = None
+        self._close_guest: Callable[[], None] | None = None
+        self._lock = threading.RLock()
+        self._runs: list[Run] = []
+        self._scoped: set[str] = set()
+        self._run_count = 0
+        self._trial_counts: dict[str, int] = {}
+        self._later: dict[str, Future[Any]] = {}
+        self._ended = threading.Event()
+        self._sigterm: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _the_one, ()  # a class of the running script may name it: in its process that is the process's own
+
+    Reading = Reading
+    """So that a handler's parameter may be annotated ``ether.Reading``."""
+
+    @staticmethod
+    def open(path: str | Path) -> Recording:
+        """Open a recording: a file, or the folder of a session."""
+        from ether.recorder.reader import open_recording
+
+        return open_recording(path)
+
+    # --- begin and end
+
+    @property
+    def tapped(self) -> bool:
+        """Whether this process takes part in a session."""
+        return self._client is not None
+
+    def tap(
+        self,
+        config: Config | Mapping[str, Any] | str | Path | None = None,
+        restart: bool = False,
+        *,
+        join_only: bool = False,
+    ) -> Ether:
+        """Take part in a session; returns when all its instances are ready.
+
+        Args:
+            config: a path, mapping or `Config`. With instances, a session of its own is started (beside any other),
+                unless ``session.name`` names a running one, which is joined. Without, the running session is joined
+                (``ETHER_BROKER``, else the newest of this user on this machine); where none runs, a private one starts.
+            restart: end the session this process is in first.
+            join_only: never start one; BrokerError where none runs.
+
+        Raises:
+            ConfigError: everything wrong with the configuration, at once, before anything starts.
+            BrokerError: no broker.
+            StartError: instances that did not become ready, with the reason for each; nothing is left running.
+            SessionError: this process is in another session already.
+        """
+        from ether.config import Config
+        from ether.host import Host, join
+
+        with self._lock:
+            if self._client is not None:
+                wanted = Config.load(config) if config is not None else None
+                if not restart:
+                    if wanted is None or self._host is None or wanted == self._host.config:
+                        return self
+                    raise SessionError("this process is in a session already; use tap(…, restart=True) or shutdown()")
+                self.shutdown()
+            loaded = Config.load(config)
+            self._ended.clear()
+            guest = join(loaded, join_only)
+            if guest is not None and not loaded.instances:
+                self._client, self._close_guest = guest.client, guest.close
+            else:
+                host = Host(loaded, guest)
+                self._catch_sigterm()
+                try:
+                    host.open()
+                except BaseException:
+                    self._release_sigterm()
+                    raise
+                host.on_stop_asked = self._stop_asked
+                self._host, self._client = host, host.client
+            atexit.register(self._at_exit)
+            return self
+
+    def start(self) -> None:
+        """Begin: sampling starts and every `ether_start` hook runs."""
+        self._need().control("start")
+        if self._host is not None:
+            self._host.started = True
+
+    def save_all(self) -> None:
+        """Run every `ether_save_all` hook."""
+        self._need().control("save_all")
+
+    def cleanup(self) -> None:
+        """Run every `ether_cleanup` hook."""
+        self._need().control("cleanup")
+
+    def shutdown(self) -> Summary | None:
+        """Leave the session; end it if this process began it: instances, then recorder, then broker.
+
+        What was delivered is handled first, then `save_all`, `cleanup` and `shutdown` hooks run, each once.
+        Without a session it does nothing.
+
+        Returns:
+            What the session was; None for a guest.
+        """
+        with self._lock:
+            host, close_guest = self._host, self._close_guest
+            if self._client is None or (host is None and close_guest is None):
+                return None  # nothing to leave; in an instance's process the session's host ends it
+            atexit.unregister(self._at_exit)
+            self._leave_runs(everything=host is not None)
+            self._client, self._host, self._close_guest = None, None, None
+            self._later.clear()
+            self._run_count = 0
+            self._trial_counts.clear()
+            try:
+                if close_guest is not None:
+                    close_guest()
+                return host.close() if host is not None else None
+            finally:
+                self._release_sigterm()
+                self._ended.set()
+
+    @contextmanager
+    def session(self, config: Config | Mapping[str, Any] | str | Path | None = None) -> Iterator[Ether]:
+        """Tap in, and shut down at the end whatever happens."""
+        self.tap(config)
+        try:
+            yield self
+        finally:
+            self.shutdown()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the session has ended, as after `ether down`; False when `timeout` seconds have passed first."""
+        return self._ended.wait(timeout)
+
+    def stop_session(self, timeout: float = 30.0) -> None:
+        """Ask the host of the joined session to shut down, and wait until it has."""
+        client = self._need()
+        if self._host is not None:
+            self.shutdown()
+            return
+        client.watch()
+        if "session" not in client.statuses:
+            raise SessionError("nobody hosts a session here")
+        client.command("session", "stop")
+
+        def gone() -> bool:
+            status = client.statuses.get("session")
+            return status is None or status.state in (State.DISCONNECTED, State.LOST) or not client.connection.connected
+
+        if not client.wait_for(gone, timeout):
+            raise SessionError(f"the session did not end within {timeout:g} s")
+
+    # --- instances
+
+    def add(self, target: Any, name: str | None = None) -> Any:
+        """Make an object, created by hand in this process, an instance of the session, and return it.
+
+        From now on its handlers run in a thread of its own, its results are published when its methods are called.
+
+        Args:
+            target: an object of a marked class.
+            name: unique in the session; default the class name in lower case.
+        """
+        self._need()
+        from ether.host import add
+
+        owner = self._host
+        if owner is None:
+            raise SessionError("only the process that began the session can add instances; start one with tap(config)")
+        return add(owner, target, name or type(target).__name__.lower())
+
+    def launch(self, name: str) -> None:
+        """Start an instance that was declared with ``autorun: false`` (or has ended), and wait until it is ready."""
+        self._need()
+        if self._host is None:
+            raise SessionError("only the process that began the session can launch its instances")
+        self._host.launch([name])
+
+    def instances(self) -> dict[str, InstanceInfo]:
+        """Return what is known of every instance, of the recorder and of the session, by name."""
+        found = self._need().instances()
+        if self._host is not None:
+            for name, state in self._host.process_states().items():
+                if name in found:
+                    found[name] = replace(found[name], process=state)
+        return found
+
+    def info(self) -> dict[str, Any]:
+        """Return the session, its broker, what is recorded where, and the current run."""
+        client = self._need()
+        client.watch()
+        session = client.session
+        recorder = client.statuses.get("recorder")
+        return {
+            "session": {key: value for key, value in session.items() if key not in ("broker", "recording")},
+            "broker": session.get("broker") or {"url": str(client.connection.address), "kind": "external", "why": ""},
+            "namespace": client.connection.namespace,
+            "recording": session.get("recording"),
+            "run": client.current_run or None,
+            "recorder": None if recorder is None else {"state": str(recorder.state), **recorder.counts},
+        }
+
+    # --- data
+
+    def pub(self, data: Any = None, topic: str = "", *, qos: int = 1, retain: bool = False) -> None:
+        """Publish a value by hand."""
+        self._need().pub(data, topic, qos, retain)
+
+    def subscribe(self, topic_filter: str, callback: Callable[[Reading], None]) -> Subscription:
+        """Call back with each reading of a topic filter, in the network thread; ``stop()`` ends it."""
+        return self._need().subscribe(topic_filter, callback)
+
+    # --- calls
+
+    def request(
+        self, target: str, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> Any:
+        """Call a method of an instance (or of one of a class, in turn); return its result or raise CallError."""
+        return self._need().request(target, method, params, timeout)
+
+    def get(
+        self,
+        target: str,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Call an `ether_get` method; returns the result or raises CallError with the remote type and traceback."""
+        return self.request(target, method, {**(params or {}), **arguments}, timeout=timeout)
+
+    def save(
+        self,
+        target: str,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **arguments: Any,
+    ) -> dict[str, Any]:
+        """Call an `ether_save` method; returns ``{"status": "success", "result": …}`` or ``{"status": "error", …}``."""
+        try:
+            result = self.request(target, method, {**(params or {}), **arguments}, timeout=timeout)
+        except CallError as exc:
+            return {"status": "error", "error": str(exc), "type": exc.type, "traceback": exc.traceback}
+        return {"status": "success", "result": result}
+
+    def get_later(
+        self,
+        target: str,
+        method: str,
+        params: Mapping[str, Any] | None = None,
+        /,
+        *,
+        timeout: float | None = None,
+        **arguments: Any,
+    ) -> Future[Any]:
+        """Call without waiting; returns a future whose ``id`` `collect` takes too."""
+        future = self._need().call(target, method, {**(params or {}), **arguments}, timeout)
+        future.id = secrets.token_hex(4)  # type: ignore[attr-defined]  # a name to collect it by
+        self._later[future.id] = future  # type: ignore[attr-defined]  # as above
+        return future
+
+    def collect(self, call: str | Future[Any], timeout: float | None = None) -> Any:
+        """Wait for a call made with `get_later`, by its future or the future's ``id``."""
+        from ether.client import CALL_TIMEOUT_S
+        from ether.errors import CallTimeout
+
+        future = self._later.get(call) if isinstance(call, str) else call
+        if future is None:
+            raise SessionError(f"no call {call!r} was made with get_later(), or it has been collected")
+        limit = CALL_TIMEOUT_S if timeout is None else timeout
+        try:
+            result = future.result(limit)
+        except TimeoutError as exc:
+            if isinstance(exc, CallError):
+                raise
+            raise CallTimeout(f"no answer within {limit:g} s") from None
+        finally:
+            if future.done():
+                self._later.pop(getattr(future, "id", ""), None)
+        return result
+
+    def sync(self, topic: str, data: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> dict[str, Any]:
+        """Have all subscribers of a topic handle `data`; returns when all have finished, raises if one failed."""
+        return self._need().sync(topic, data, timeout)
+
+    # --- annotations and runs
+
+    def annotate(
+        self,
+        text: str,
+        *,
+        at: float | None = None,
+        until: float | None = None,
+        tags: tuple[str, ...] | list[str] | str = (),
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add a remark to the recording.
+
+        Args:
+            text: for people.
+            at: Unix time in seconds; now by default.
+            until: end, for a remark over an interval.
+            tags: words to find it by.
+            values: further fields.
+        """
+        from ether.client import tag_tuple
+
+        client = self._need()
+        when = clock.now() if at is None else at
+        client.annotate(Annotation(text, when, until, tag_tuple(tags), dict(values or {}), client.name))
+
+    @contextmanager
+    def run(self, name: str, /, **metadata: Any) -> Iterator[RunHandle]:
+        """Mark a stretch of the recording; inside another it is a trial. An exception becomes its outcome."""
+        handle = self.start_run(name, **metadata)
+        self._scoped.add(handle.id)
+        try:
+            yield handle
+        except BaseException as exc:
+            if self._client is not None:
+                stopped = isinstance(exc, KeyboardInterrupt)
+                self._end_run(handle.run, "interrupted" if stopped else f"failed: {type(exc).__name__}: {exc}")
+            raise
+        if self._client is not None:
+            self._end_run(handle.run, "success")
+
+    def start_run(self, name: str, /, **metadata: Any) -> RunHandle:
+        """Begin a run; `stop_run` ends it. Better: ``with ether.run(…)``."""
+        client = self._need()
+        parent = self._runs[-1] if self._runs else None
+        if parent is None:
+            client.watch()
+            self._run_count = number = max(self._run_count, int(client.current_run.get("number", 0))) + 1
+        else:
+            number = self._trial_counts[parent.id] = self._trial_counts.get(parent.id, 0) + 1
+        run = Run(
+            secrets.token_hex(8), name, number, clock.now(), metadata, parent.id if parent is not None else None
+        )
+        self._runs.append(run)
+        client.announce_run(run, run)
+        return RunHandle(self, run)
+
+    def stop_run(self, outcome: str = "success") -> None:
+        """End the innermost run of this process, or the session's current one."""
+        client = self._need()
+        if self._runs:
+            self._end_run(self._runs[-1], outcome)
+            return
+        client.watch()
+        if not client.current_run:
+            raise SessionError("no run is on")
+        known = {key: client.current_run[key] for key in Run.__dataclass_fields__ if key in client.current_run}
+        client.announce_run(replace(Run(**known), stopped=clock.now(), outcome=outcome), None)
+
+    def _leave_runs(self, everything: bool) -> None:
+        """Interrupt the runs that end with this process: those of a ``with``, and at the session's end everybody's."""
+        for run in reversed(self._runs):
+            if everything or run.id in self._scoped:
+                self._end_run(run, "interrupted")
+        self._runs.clear()
+        self._scoped.clear()
+        if everything and self._client is not None and self._client.current_run:
+            self.stop_run("interrupted")
+
+    def _end_run(self, run: Run, outcome: str) -> None:
+        if run not in self._runs or self._client is None:
+            return
+        self._runs.remove(run)
+        ended = replace(run, stopped=clock.now(), outcome=outcome)
+        self._client.announce_run(ended, self._runs[-1] if self._runs else None)
+
+    # --- inner
+
+    def _need(self) -> Client:
+        if self._client is None:
+            raise SessionError("no session: call ether.tap() first")
+        return self._client
+
+    def _attach(self, client: Client) -> None:
+        """Be the hold of an instance's process on the session it belongs to."""
+        self._client = client
+
+    def _stop_asked(self) -> None:
+        threading.Thread(target=self.shutdown, name="shutdown").start()
+
+    def _at_exit(self) -> None:
+        try:
+            self.shutdown()
+        except EtherError:
+            logger.exception("the session did not end in order")
+
+    def _catch_sigterm(self) -> None:
+        """SIGTERM ends the script like an exit, so that the session ends in order."""
+        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            self._sigterm = signal.signal(signal.SIGTERM, _exit_on_sigterm)
+
+    def _release_sigterm(self) -> None:
+        if self._sigterm is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._sigterm)
+            self._sigterm = None
+
+
+def _exit_on_sigterm(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+ether = Ether()
+"""This process's hold on its session."""
+
+
+def _the_one() -> Ether:
+    return ether
+
+
+# --- an instance's process
+
+
+def main() -> None:
+    """Run one instance as the orders say, until told to stop."""
+    # Before the orders come: what every instance needs, while the broker starts.
+    from ether import process
+    from ether.client import Client
+    from ether.component import Component, bind, load_class, registry_marks
+    from ether.instance import Instance
+    from ether.member import Member
+    from ether.mqtt import Tls
+
+    # A handler that computes must not keep the network thread from the interpreter for Python's usual 5 ms.
+    sys.setswitchinterval(0.001)
+    orders = process.orders()
+    name = orders["name"]
+    process.log_to_stderr(name, orders["log_level"])
+    os.chdir(orders["cwd"])
+    tls = Tls(**orders["tls"]) if orders["tls"] else None
+    member = Member(orders["url"], name, namespace=orders["namespace"], tls=tls)
+    client = Client(member.connection, name, member.boot)
+    member.on_message = lambda message, receipt: client.take(message) and None
+    try:
+        member.open(orders["start_timeout"])
+    except BrokerError as exc:
+        raise SystemExit(f"{name}: {exc}") from None
+    member.log_to_topic()
+    ether._attach(client)  # noqa: SLF001 - user code in this process calls through it
+    try:
+        cls, args, kwargs = _unpack(orders, load_class)
+        component = Component.of(cls, registry_marks(orders["marks"]))
+        args, kwargs = bind(cls, args, kwargs)
+        target = cls(*args, **kwargs)
+        shown = json.loads(json.dumps(orders["shown_kwargs"], default=repr))
+        instance = Instance(component, target, member, kwargs=shown, drain_timeout=orders["drain_timeout"])
+        instance.take_first = client.take
+        instance.open()
+    except BaseException as exc:  # noqa: BLE001 - whatever the user's constructor raises, SystemExit too
+        _fail(member, exc)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: instance.stop("told by a signal"))
+    process.on_orphaned(lambda: _end_orphan(instance, orders["drain_timeout"]))
+    if orders["recorded"]:
+        client.wait_until_ready("recorder", orders["start_timeout"])
+    if instance.init() and orders["started"]:
+        instance.start()
+    instance.run()
+    instance.close(client.last_numbers())
+    if instance.restart_asked:
+        raise SystemExit(process.RESTART_CODE)
+
+
+def _unpack(orders: dict[str, Any], load: Callable[[str], type]) -> tuple[type, list[Any], dict[str, Any]]:
+    """Return the class and its arguments; those that JSON cannot carry came pickled, by value."""
+    if orders["pickled"]:
+        cls, args, kwargs, named = pickle.loads(base64.b64decode(orders["pickled"]))  # noqa: S301 - from our own parent
+        _name(cls, named)
+    else:
+        cls, args, kwargs = orders["class_path"], orders["args"], orders["kwargs"]
+    return (load(cls) if isinstance(cls, str) else cls), args, kwargs
+
+
+def _name(cls: Any, named: dict[str, Any]) -> None:
+    """Put what annotations name where it is looked up: beside the functions of the class, and in its module."""
+    around = [vars(sys.modules["__main__"])]
+    if isinstance(cls, type):
+        around += [each.__globals__ for each in vars(cls).values() if hasattr(each, "__globals__")]
+    for names in around:
+        for name, value in named.items():
+            names.setdefault(name, value)
+
+
+def _fail(member: Any, exc: BaseException) -> None:
+    """Tell everybody why this instance cannot start, and exit."""
+    import traceback
+
+    trace = "".join(traceback.format_exception(exc))
+    logger.error("%s: cannot start: %s: %s", member.name, type(exc).__name__, exc, exc_info=exc)
+    member.set_status(State.LOST, f"{type(exc).__name__}: {exc}\n{trace}")
+    member.close(2.0)
+    sys.stdout.flush()
+    os._exit(1)  # a thread that the constructor left behind must not keep the process
+
+
+def _end_orphan(instance: Any, drain_timeout: float) -> None:
+    """The session's process is gone: end in order, and surely."""
+    instance.stop("the session's process is gone")
+    threading.Event().wait(min(drain_timeout, 4.0))
+    os._exit(1)

@@ -1,0 +1,200 @@
+"""Supervisor: child processes: start, watch, restart policy, stop."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ether import clock, process
+
+__all__ = ["Child", "ProcessState", "Restart", "Supervisor"]
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessState(StrEnum):
+    """What the supervisor sees of a child (supervisord's words)."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    RUNNING = "running"
+    BACKOFF = "backoff"
+    STOPPING = "stopping"
+    EXITED = "exited"
+    FATAL = "fatal"
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """When a child that ended is started again."""
+
+    policy: str = "never"
+    """``never``, ``on-failure`` or ``always``."""
+    max: int = 5
+    within_s: float = 300.0
+    """More than `max` restarts in so many seconds is fatal."""
+    backoff_s: tuple[float, float] = (0.2, 30.0)
+    """First and longest wait; it doubles in between, with jitter."""
+
+
+@dataclass(slots=True)
+class Child:
+    """One supervised process."""
+
+    name: str
+    module: str
+    orders: dict[str, Any] = field(default_factory=dict)
+    restart: Restart = field(default_factory=Restart)
+    state: ProcessState = ProcessState.STOPPED
+    popen: subprocess.Popen[bytes] | None = None
+    exit: str = ""
+    """How it ended: ``exit code 1``, ``killed by SIGKILL``."""
+    ended: threading.Event = field(default_factory=threading.Event)
+    """Set when it has ended and is not started again."""
+    restarts: deque[float] = field(default_factory=deque)
+
+    @property
+    def alive(self) -> bool:
+        return self.popen is not None and self.popen.poll() is None
+
+
+class Supervisor:
+    """Starts children at once and gives them their orders later: they import while the broker starts."""
+
+    def __init__(self, on_exit: Callable[[Child], None]) -> None:
+        """`on_exit` is called, in a thread of the supervisor, after a child ended; `child.exit` says how."""
+        self.children: dict[str, Child] = {}
+        self._on_exit = on_exit
+        self._closing = threading.Event()
+
+    def spawn(self, name: str, module: str, restart: Restart | None = None) -> Child:
+        """Start a child that waits for its orders."""
+        child = self.children[name] = Child(name, module, restart=restart or Restart())
+        self._start(child)
+        return child
+
+    def give_orders(self, child: Child, orders: dict[str, Any]) -> None:
+        """Set a child to work; later restarts get the same orders."""
+        child.orders = orders
+        if child.popen is not None:
+            try:
+                process.give_orders(child.popen, orders)
+            except BrokenPipeError:
+                logger.warning("%s: ended before it got its orders", child.name)
+        threading.Thread(target=self._watch, args=(child,), name=f"watch {child.name}", daemon=True).start()
+
+    def expect_end(self, child: Child) -> None:
+        """From now on the end of a child is no failure."""
+        child.state = ProcessState.STOPPING
+
+    def close(self, timeout: float) -> list[str]:
+        """End what still runs. Returns the names that had to be killed.
+
+        Children that were told to stop may exit by themselves for `timeout` seconds; then comes SIGTERM, and as much
+        later SIGKILL.
+        """
+        self._closing.set()
+        deadline = clock.monotonic() + timeout
+        for child in self.children.values():
+            if child.alive and child.state is ProcessState.STOPPING:
+                _wait(child, deadline)
+        deadline = clock.monotonic() + timeout
+        killed = []
+        living = [child for child in self.children.values() if child.alive]
+        for child in living:
+            child.state = ProcessState.STOPPING
+            assert child.popen is not None
+            child.popen.terminate()
+        for child in living:
+            assert child.popen is not None
+            if not _wait(child, deadline):
+                child.popen.kill()
+                child.popen.wait()
+                killed.append(child.name)
+        for child in self.children.values():
+            if child.popen is not None and child.popen.stdin is not None:
+                _close_quietly(child.popen)
+        return killed
+
+    def _start(self, child: Child) -> None:
+        child.state = ProcessState.STARTING
+        child.popen = process.spawn(child.module, child.name)
+
+    def _watch(self, child: Child) -> None:
+        """Wait for the end of a child, tell, and start it again where its policy says so."""
+        while True:
+            assert child.popen is not None
+            child.state = ProcessState.RUNNING
+            code = child.popen.wait()
+            _close_quietly(child.popen)
+            child.exit = _how(code)
+            expected = child.state is ProcessState.STOPPING or self._closing.is_set()
+            child.state = ProcessState.EXITED
+            if not expected or code not in (0, -signal.SIGTERM):
+                self._on_exit(child)
+            if expected or not self._shall_restart(child, code):
+                child.ended.set()
+                return
+            self._start(child)
+            assert child.popen is not None
+            try:
+                process.give_orders(child.popen, child.orders)
+            except BrokenPipeError:
+                continue  # it has ended already: seen in the next round
+
+    def _shall_restart(self, child: Child, code: int) -> bool:
+        """Wait out the backoff; False where the child stays ended."""
+        policy = child.restart
+        if code != process.RESTART_CODE:
+            if policy.policy == "never" or (policy.policy == "on-failure" and code == 0):
+                return False
+            now = clock.monotonic()
+            while child.restarts and now - child.restarts[0] > policy.within_s:
+                child.restarts.popleft()
+            if len(child.restarts) >= policy.max:
+                child.state = ProcessState.FATAL
+                logger.error("%s: ended %d times within %g s; giving up", child.name, policy.max + 1, policy.within_s)
+                return False
+            child.restarts.append(now)
+            first, longest = policy.backoff_s
+            wait = min(first * 2 ** (len(child.restarts) - 1), longest) * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
+            child.state = ProcessState.BACKOFF
+            logger.warning("%s: %s; starting it again in %.1f s", child.name, child.exit, wait)
+            if self._closing.wait(wait):
+                return False
+        return not self._closing.is_set()
+
+
+def _wait(child: Child, deadline: float) -> bool:
+    """Wait until `deadline` for a child to end; False if it has not."""
+    assert child.popen is not None
+    try:
+        child.popen.wait(max(0.05, deadline - clock.monotonic()))
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _close_quietly(popen: subprocess.Popen[bytes]) -> None:
+    if popen.stdin is not None:
+        try:
+            popen.stdin.close()
+        except BrokenPipeError:
+            pass  # orders that a dead child never read

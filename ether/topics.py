@@ -1,0 +1,227 @@
+"""Topics: the only file that joins or splits on "/", and the reserved tree (wire contract, section 1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ether.errors import TopicError
+
+__all__ = [
+    "ALL",
+    "ANNOTATION",
+    "RUN",
+    "SESSION",
+    "Reserved",
+    "about",
+    "call",
+    "check_filter",
+    "check_name",
+    "check_topic",
+    "command",
+    "control",
+    "covers",
+    "default",
+    "is_filter",
+    "is_reserved",
+    "join",
+    "levels",
+    "log",
+    "matches",
+    "matches_any",
+    "parse",
+    "pong",
+    "portable",
+    "reply",
+    "resend",
+    "status",
+    "stored",
+    "strip",
+    "widest",
+]
+
+ROOT = "ether"
+SESSION = "ether/session"
+RUN = "ether/run"
+ANNOTATION = "ether/annotation"
+ALL = "#"
+_NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
+_MAX_BYTES = 65_535
+
+
+def status(name: str) -> str:
+    return f"ether/status/{name}"
+
+
+def about(name: str) -> str:
+    return f"ether/about/{name}"
+
+
+def control(verb: str) -> str:
+    return f"ether/control/{verb}"
+
+
+def command(name: str, verb: str) -> str:
+    return f"ether/command/{name}/{verb}"
+
+
+def pong(name: str) -> str:
+    return f"ether/pong/{name}"
+
+
+def call(target: str, method: str) -> str:
+    return f"ether/call/{target}/{method}"
+
+
+def reply(client_id: str) -> str:
+    return f"ether/reply/{client_id}"
+
+
+def log(name: str) -> str:
+    return f"ether/log/{name}"
+
+
+def stored(name: str) -> str:
+    return f"ether/stored/{name}"
+
+
+def resend(topic: str) -> str:
+    return f"ether/resend/{topic}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What a topic of the reserved tree says."""
+
+    kind: str
+    """``status``, ``about``, ``control``, ``command``, ``call``, ``reply``, ``log``, ``stored``, ``resend``, …"""
+    name: str = ""
+    """Instance, target, client or verb; for ``resend`` the data topic."""
+    verb: str = ""
+    """Verb of a command, method of a call."""
+
+
+@lru_cache(4096)
+def parse(topic: str) -> Reserved | None:
+    """Return what a reserved topic says; None for a data topic."""
+    if not is_reserved(topic):
+        return None
+    kind, _, rest = topic[len(ROOT) + 1 :].partition("/")
+    if kind in ("command", "call"):
+        name, _, verb = rest.partition("/")
+        return Reserved(kind, name, verb)
+    return Reserved(kind, rest)
+
+
+def is_reserved(topic: str) -> bool:
+    return topic.startswith("ether/") or topic == ROOT
+
+
+def default(class_name: str, method_name: str) -> str:
+    """Return the topic of a mark that names none: ``ClassName.method_name``."""
+    return f"{class_name}.{method_name}"
+
+
+def levels(topic: str) -> list[str]:
+    return topic.split("/")
+
+
+def join(namespace: str, topic: str) -> str:
+    """Return `topic` as it travels: below the namespace, if there is one."""
+    return f"{namespace}/{topic}" if namespace else topic
+
+
+def strip(namespace: str, topic: str) -> str:
+    """Return `topic` without the namespace it travelled below."""
+    return topic[len(namespace) + 1 :] if namespace else topic
+
+
+def is_filter(topic: str) -> bool:
+    return "+" in topic or "#" in topic
+
+
+def check_name(name: str) -> str:
+    """Return the instance name, or raise TopicError: letters, digits, ``_``, ``-``, ``.`` only."""
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise TopicError(f"{name!r} cannot name an instance; use letters, digits, '_', '-' and '.' only")
+    return name
+
+
+def check_topic(topic: str) -> str:
+    """Return a topic that a user may publish to, or raise TopicError."""
+    _check_text(topic)
+    if is_filter(topic):
+        raise TopicError(f"topic {topic!r}: '+' and '#' are for subscribing; a publisher names one topic")
+    return topic
+
+
+def check_filter(topic_filter: str) -> str:
+    """Return a topic filter that a user may subscribe to, or raise TopicError."""
+    _check_text(topic_filter)
+    parts = levels(topic_filter)
+    for place, level in enumerate(parts):
+        if "#" in level and (level != "#" or place != len(parts) - 1):
+            raise TopicError(f"topic filter {topic_filter!r}: '#' stands alone, as the last level")
+        if "+" in level and level != "+":
+            raise TopicError(f"topic filter {topic_filter!r}: '+' stands alone between two '/'")
+    return topic_filter
+
+
+def _check_text(topic: str) -> None:
+    if not isinstance(topic, str) or not topic:
+        raise TopicError(f"topic {topic!r}: a topic is a text of at least one character")
+    try:
+        size = len(topic.encode())
+    except UnicodeEncodeError:
+        raise TopicError(f"topic {topic!r}: not valid Unicode") from None
+    if size > _MAX_BYTES:
+        raise TopicError(f"topic {topic[:40]!r}…: {size} bytes; MQTT allows {_MAX_BYTES}")
+    if "\0" in topic:
+        raise TopicError(f"topic {topic!r}: NUL is not allowed")
+    if topic.startswith("$"):
+        raise TopicError(f"topic {topic!r}: a leading '$' belongs to the broker")
+    if is_reserved(topic):
+        raise TopicError(f"topic {topic!r}: 'ether/' is reserved for ether itself; choose another first level")
+
+
+def portable(topic: str) -> bool:
+    """Return whether every broker keeps this topic apart: ASCII, no spaces, no '.', no leading '/'."""
+    return topic.isascii() and not set(topic) & set(" .*>") and not topic.startswith("/")
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Return whether the filter matches, by MQTT 3.1.1 section 4.7 (wildcards never match a leading '$')."""
+    if topic_filter == topic:
+        return True
+    if not is_filter(topic_filter) or (topic.startswith("$") and topic_filter[0] in "+#"):
+        return False
+    wanted, given = levels(topic_filter), levels(topic)
+    for place, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if place >= len(given) or level not in ("+", given[place]):
+            return False
+    return len(wanted) == len(given)
+
+
+def covers(wider: str, narrower: str) -> bool:
+    """Return whether every topic that `narrower` matches is matched by `wider` too."""
+    wide, narrow = levels(wider), levels(narrower)
+    for place, level in enumerate(wide):
+        if level == "#":
+            return True
+        if place >= len(narrow) or narrow[place] == "#" or (level != "+" and level != narrow[place]):
+            return False
+    return len(wide) == len(narrow)
+
+
+def widest(filters: Iterable[str]) -> list[str]:
+    """Return the filters that no other covers: brokers differ in how often overlapping subscriptions deliver."""
+    wanted = list(dict.fromkeys(filters))
+    return [one for one in wanted if not any(other != one and covers(other, one) for other in wanted)]
+
+
+def matches_any(filters: Iterable[str], topic: str) -> bool:
+    return any(matches(topic_filter, topic) for topic_filter in filters)

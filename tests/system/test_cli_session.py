@@ -1,0 +1,381 @@
+"""The verbs against a running session: real processes, started and read as a user would."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 30.0
+COMMAND = [sys.executable, "-W", "error", "-m", "ether.cli"]
+
+
+@dataclass
+class Started:
+    """A command that goes on; `until` waits for what it prints."""
+
+    process: subprocess.Popen[str]
+    lines: queue.SimpleQueue[str | None] = field(default_factory=queue.SimpleQueue)
+    said: list[str] = field(default_factory=list)
+
+    def read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.put(line.rstrip("\n"))
+        self.lines.put(None)
+
+    def until(self, text: str) -> str:
+        """Return the next line that contains `text`."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            line = self.lines.get(timeout=max(end - time.monotonic(), 0.01))
+            assert line is not None, f"ended without {text!r}:\n" + "\n".join(self.said)
+            self.said.append(line)
+            if text in line:
+                return line
+
+    def finish(self) -> tuple[int, str]:
+        """Return its exit code and all that it printed."""
+        end = time.monotonic() + PATIENCE_S
+        while (line := self.lines.get(timeout=max(end - time.monotonic(), 0.01))) is not None:
+            self.said.append(line)
+        return self.process.wait(PATIENCE_S), "\n".join(self.said)
+
+
+@dataclass
+class Bench:
+    """A folder, a runtime directory of its own, and the command in it."""
+
+    folder: Path
+    started: list[Started] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("ETHER_")}
+        paths = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "broker"), kept.get("PYTHONPATH"))))
+        return {**kept, "XDG_RUNTIME_DIR": str(self.folder), "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """Return what a command printed; it must exit with `code`."""
+        done = subprocess.run(
+            [*COMMAND, *words], cwd=self.folder, env=self.environment, capture_output=True, text=True,
+            timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        assert done.returncode == code, f"{words} exited with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        return done.stderr if code else done.stdout
+
+    def rows(self, *words: str) -> list[dict[str, Any]]:
+        """Return the JSON lines that a command printed."""
+        return [json.loads(line) for line in self.run(*words, "--json").splitlines()]
+
+    def start(self, *words: str) -> Started:
+        process = subprocess.Popen(
+            [*COMMAND, *words], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        started = Started(process)
+        threading.Thread(target=started.read, daemon=True).start()
+        self.started.append(started)
+        return started
+
+    def close(self) -> None:
+        for started in self.started:
+            if started.process.poll() is None:
+                started.process.terminate()
+                try:
+                    started.process.wait(15)
+                except subprocess.TimeoutExpired:
+                    started.process.kill()
+                    started.process.wait()
+            if started.process.stdout is not None:
+                started.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def new_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Bench]]:
+    benches: list[Bench] = []
+
+    def make() -> Bench:
+        benches.append(Bench(tmp_path_factory.mktemp("bänch one")))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.close()
+
+
+@pytest.fixture
+def bench(new_bench: Callable[[], Bench]) -> Bench:
+    return new_bench()
+
+
+@pytest.fixture(scope="module")
+def running(new_bench: Callable[[], Bench]) -> Bench:
+    """A bench whose session runs throughout the module, without a recording."""
+    bench = new_bench()
+    bench.run("init", "lab")
+    bench.start("up", "lab/session.yaml", "--set", "record=off").until("ready: sensor, controller")
+    return bench
+
+
+# ---------------------------------------------------------------- beside a running session
+
+
+def test_ps_lists_the_instances(running: Bench) -> None:
+    rows = {row["name"]: row for row in running.rows("ps")}
+
+    assert {name: (row["state"], row["class"]) for name, row in rows.items()} == {
+        "controller": ("ready", "components.Controller"),
+        "sensor": ("ready", "components.Sensor"),
+    }
+    assert running.run("ps").splitlines()[1].split()[:2] == ["controller", "ready"]
+
+
+def test_status_shows_broker_and_recording(running: Bench) -> None:
+    told = running.run("status")
+
+    assert told.startswith("session    lab\nbroker     mqtt://127.0.0.1:")
+    assert "recording  off" in told
+    found = json.loads(running.run("status", "--json"))
+    assert (found["session"]["name"], len(found["instances"])) == ("lab", 2)
+
+
+def test_call_prints_the_result_and_tells_failures(running: Bench) -> None:
+    assert json.loads(running.run("call", "controller.status"))["limit"] == 21.0
+    assert json.loads(running.run("call", "Controller.status", "--timeout", "5s"))["limit"] == 21.0
+    assert "has no method 'nope'" in running.run("call", "controller.nope", code=1)
+    assert "nobody is called 'oven'" in running.run("call", "oven.status", code=1)
+
+
+def test_topic_list_names_publishers_subscribers_and_rates(running: Bench) -> None:
+    rows = {row["topic"]: row for row in running.rows("topic", "list", "--for", "1s")}
+
+    assert (rows["lab/temperature"]["from"], rows["lab/temperature"]["to"]) == (["sensor"], ["controller"])
+    assert 2 <= rows["lab/heater"]["hz"] <= 20
+
+
+def test_topic_echo_prints_readings_and_ends_by_count(running: Bench) -> None:
+    rows = running.rows("topic", "echo", "lab/+", "--count", "3")
+
+    assert len(rows) == 3
+    assert {row["publisher"] for row in rows} <= {"sensor", "controller"}
+    assert running.run("topic", "echo", "lab/temperature", "-n", "1").split()[1] == "lab/temperature"
+
+
+def test_topic_echo_ends_at_ctrl_c_with_0(running: Bench) -> None:
+    echo = running.start("topic", "echo", "lab/heater")
+    echo.until("lab/heater")
+
+    echo.process.send_signal(signal.SIGINT)
+
+    assert echo.finish()[0] == 0
+
+
+def test_topic_pub_reaches_handlers_and_listeners(running: Bench) -> None:
+    echo = running.start("topic", "echo", "by/hand", "--json", "--count", "2")
+    for _ in range(100):  # until the listener's subscription stands
+        running.run("topic", "pub", "by/hand", '{"celsius": 99}')
+        if not echo.lines.empty():
+            break
+
+    assert json.loads(echo.until("celsius"))["fields"] == {"celsius": 99}
+
+
+def test_topic_hz_measures_the_rate(running: Bench) -> None:
+    rows = running.rows("topic", "hz", "lab/temperature", "--for", "2.5s")
+
+    assert 5 <= rows[-1]["hz"] <= 15
+
+
+def test_reserved_topics_and_wildcards_are_not_published(running: Bench) -> None:
+    assert "'ether/' is reserved" in running.run("topic", "pub", "ether/run", "{}", code=2)
+    assert "a publisher names one topic" in running.run("topic", "pub", "lab/#", "1", code=2)
+
+
+def test_annotate_is_noted(running: Bench) -> None:
+    assert running.run("annotate", "added glucose", "--tag", "feed", "--at", "11:00", "--value", "ul=50") == "noted\n"
+
+
+def test_runs_start_and_stop_from_outside(running: Bench) -> None:
+    running.run("run", "start", "growth", "sample=K12")
+    (row,) = running.rows("run", "list")
+    running.run("run", "stop")
+
+    assert (row["name"], row["metadata"], row["outcome"]) == ("growth", {"sample": "K12"}, None)
+    assert "no run is on" in running.run("run", "stop", code=1)
+
+
+def test_a_session_is_found_by_name(running: Bench) -> None:
+    assert len(running.rows("ps", "--session", "lab")) == 2
+    assert "no session runs" in running.run("ps", "--session", "other", code=4)
+
+
+def test_doctor_sees_the_session(running: Bench) -> None:
+    assert {row["subject"]: row["verdict"] for row in running.rows("doctor")}["session lab"] == "ok"
+
+
+# ---------------------------------------------------------------- up and down
+
+
+def test_ctrl_c_ends_in_order_and_sums_up(bench: Bench) -> None:
+    bench.run("init", "lab")
+    up = bench.start("up", "lab/session.yaml", "--set", "record=off")
+    up.until("ready: sensor, controller")
+
+    up.process.send_signal(signal.SIGINT)
+
+    code, said = up.finish()
+    assert code == 0, said
+    assert "controller  ready" in said and said.endswith("nothing was recorded")
+    assert bench.run("ps", code=4)
+
+
+SLOW = """\
+import threading
+
+from ether import ether_cleanup
+
+
+class Slow:
+    @ether_cleanup
+    def wait(self) -> None:
+        print("cleaning up", flush=True)
+        threading.Event().wait(60)
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_with_130(bench: Bench) -> None:
+    (bench.folder / "slow.py").write_text(SLOW)
+    (bench.folder / "a.yaml").write_text("record: off\ninstances: {slow: {class_path: slow.Slow}}\n")
+    up = bench.start("up", "a.yaml", "--set", "session.stop_timeout=60s")
+    up.until("ready: slow")
+
+    up.process.send_signal(signal.SIGINT)
+    up.until("cleaning up")
+    up.process.send_signal(signal.SIGINT)
+
+    assert up.finish()[0] == 130
+    bench.run("ps", code=4)
+
+
+def test_sigterm_ends_in_order_too(bench: Bench) -> None:
+    bench.run("init", "lab")
+    up = bench.start("up", "lab/session.yaml", "--set", "record=off")
+    up.until("ready: sensor, controller")
+
+    up.process.terminate()
+
+    code, said = up.finish()
+    assert (code, said.splitlines()[-1]) == (0, "nothing was recorded")
+
+
+def test_up_ends_by_itself_and_overrides_hold(bench: Bench) -> None:
+    bench.run("init", "lab")
+
+    said = bench.run("up", "lab/session.yaml", "--set", "record=off", "--set", "session.name=short", "--for", "1s")
+
+    assert "short: ran 00:00:0" in said
+
+
+def test_a_detached_session_runs_until_down(bench: Bench) -> None:
+    bench.run("init", "lab")
+
+    assert "`ether down` ends it" in bench.run("up", "lab/session.yaml", "--set", "record=off", "--detach")
+    assert len(bench.rows("ps")) == 2
+    assert bench.run("down") == "lab: stopped\n"
+    assert "no session runs" in bench.run("down", code=4)
+
+
+def test_down_lets_the_host_sum_up(bench: Bench) -> None:
+    bench.run("init", "lab")
+    up = bench.start("up", "lab/session.yaml", "--set", "record=off")
+    up.until("ready: sensor, controller")
+
+    bench.run("down")
+
+    code, said = up.finish()
+    assert (code, said.splitlines()[-1]) == (0, "nothing was recorded")
+
+
+def test_an_instance_that_cannot_start_is_named_and_nothing_stays(bench: Bench) -> None:
+    (bench.folder / "broken.py").write_text(
+        "class Oven:\n    def __init__(self) -> None:\n        raise OSError('no port')\n"
+    )
+    (bench.folder / "a.yaml").write_text("record: off\ninstances: {oven: {class_path: broken.Oven}}\n")
+
+    told = bench.run("up", "a.yaml", code=1)
+
+    assert "ether: oven: OSError: no port" in told
+    bench.run("ps", code=4)
+    assert "no port" in bench.run("up", "a.yaml", "--detach", code=1)
+
+
+def test_a_wrong_configuration_exits_3(bench: Bench) -> None:
+    (bench.folder / "a.yaml").write_text("instances: {oven: {class_path: nowhere.Oven}}\n")
+
+    assert "a.yaml:1:" in bench.run("up", "a.yaml", code=3)
+    assert "a.yaml:1:" in bench.run("up", "a.yaml", "--detach", code=3)
+
+
+@pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
+def test_a_broker_alone_serves_a_session(bench: Bench, kind: str) -> None:
+    alone = bench.start("broker", "--kind", kind)
+    url = alone.until("mqtt://").split()[0]
+    bench.run("init", "lab")
+
+    said = bench.run("up", "lab/session.yaml", "--set", "record=off", "--set", f"broker={url}", "--for", "1s")
+    alone.process.send_signal(signal.SIGINT)
+
+    assert f"broker: {url} (external)" in said
+    assert alone.finish()[0] == 0
+
+
+# ---------------------------------------------------------------- with a recording
+
+
+def test_the_demo_records_and_proves_its_recording(bench: Bench) -> None:
+    said = bench.run("demo", "--for", "2s")
+
+    assert "numbers, twenty a second" in said and "proved by the publishers' own numbers" in said
+    (recording,) = (bench.folder / "ether-demo").glob("*.h5")
+    file = str(recording.relative_to(bench.folder))
+    assert f"recorded: {file}\n" in said
+    assert f"{file}: complete" in bench.run("verify", file)
+    assert json.loads(bench.run("verify", file, "--json"))["complete"] is True
+    assert json.loads(bench.run("info", file, "--json"))["topics"]["demo/number"]["readings"] > 10
+    assert "demo/product" in bench.run("info", file)
+
+
+def test_the_shipped_pipeline_runs_and_is_complete(bench: Bench) -> None:
+    said = bench.run("up", str(ROOT / "configs" / "pipeline.yaml"), "--for", "2s")
+
+    assert ", complete, " in said.splitlines()[-1]
+
+
+def test_remarks_and_runs_from_the_command_line_are_in_the_recording(bench: Bench) -> None:
+    up = bench.start("up", str(ROOT / "configs" / "pipeline.yaml"))
+    up.until("ready:")
+
+    bench.run("run", "start", "growth", "sample=K12")
+    bench.run("annotate", "added glucose", "--tag", "feed")
+    bench.run("run", "stop", "--outcome", "contaminated")
+    up.process.send_signal(signal.SIGINT)
+
+    code, said = up.finish()
+    assert code == 0, said
+    (recording,) = (bench.folder / "data").glob("*.h5")
+    found = json.loads(bench.run("info", str(recording), "--json"))
+    assert [(run["name"], run["outcome"]) for run in found["runs"]] == [("growth", "contaminated")]
+    assert found["annotations"] == 1

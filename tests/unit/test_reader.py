@@ -1,0 +1,145 @@
+"""Reading back: slices, tables for pandas and xarray, and one clear line where something is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ether import codecs
+from ether.errors import RecordingError
+from ether.journal import Journal
+from ether.model import Envelope
+from ether.recorder import seal
+from ether.recorder.entries import Kind, head, journal_folder, note
+from ether.recorder.reader import Recording, open_recording
+
+T0 = 1_795_374_229
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Return ten readings, one a second, with an int that is missing once, and a run over the middle."""
+    file = tmp_path_factory.mktemp("reader") / "growth.h5"
+    run = {"id": "r1", "name": "growth", "number": 1, "started": T0 + 3, "stopped": T0 + 6, "outcome": "success"}
+    with Journal(journal_folder(file)) as journal:
+        journal.append(*note(Kind.SESSION, {"session": {"name": "s"}, "provenance": {"argv": ["ether", "up"]}}))
+        journal.append(head(Kind.MESSAGE, 1, T0 * 10**9, 0, "ether/run"), json.dumps(run).encode())
+        for number in range(10):
+            fields = {"celsius": 20.5 + number, "door": number % 2 == 0, "spectrum": [number, 1, 2], "who": "Ada"}
+            payload = codecs.encode(
+                fields | ({"count": number} if number != 4 else {}), Envelope("oven", "b", number, T0 + number)
+            )
+            journal.append(head(Kind.MESSAGE, 1, (T0 + number) * 10**9 + 5000, number, "lab/oven"), payload)
+        journal.append(*note(Kind.END, {"reason": "stop"}))
+        journal.commit()
+    seal.recover(file)
+    return open_recording(file)
+
+
+def test_a_recording_is_a_mapping_of_topics(recording: Recording) -> None:
+    assert list(recording) == ["lab/oven"]
+    assert len(recording["lab/oven"]) == 10
+    assert {name: field.kind for name, field in recording["lab/oven"].fields.items()} == {
+        "celsius": "float", "door": "bool", "spectrum": "array", "who": "str", "count": "int",
+    }  # fmt: skip
+
+
+def test_an_unknown_topic_or_field_names_the_nearest(recording: Recording) -> None:
+    with pytest.raises(KeyError, match=r"no topic 'lab/ovn' in growth\.h5; nearest: 'lab/oven'"):
+        recording["lab/ovn"]
+    with pytest.raises(KeyError, match="no field 'celcius' in 'lab/oven'"):
+        recording["lab/oven"]["celcius"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        (T0 + 2, T0 + 4),
+        (datetime.fromtimestamp(T0 + 2, UTC), datetime.fromtimestamp(T0 + 4, UTC)),
+        (datetime.fromtimestamp(T0 + 2, UTC).isoformat(), datetime.fromtimestamp(T0 + 4, UTC).replace(tzinfo=None)),
+        (np.datetime64(T0 + 2, "s"), np.datetime64(T0 + 4, "s")),
+    ],
+)
+def test_slices_by_time(recording: Recording, start: object, end: object) -> None:
+    assert recording["lab/oven"][start:end]["celsius"].tolist() == [22.5, 23.5]  # type: ignore[misc]
+    assert recording["lab/oven"].between(T0 + 1)[:end]["celsius"].tolist() == [21.5, 22.5, 23.5]  # type: ignore[misc]
+
+
+def test_slices_by_run(recording: Recording) -> None:
+    assert recording["lab/oven"].during("growth").number.tolist() == [3, 4, 5]
+    assert recording["lab/oven"].during(recording.runs[0])["spectrum"].tolist() == [[3, 1, 2], [4, 1, 2], [5, 1, 2]]
+    with pytest.raises(KeyError, match="no run 'x'; there are: 'growth'"):
+        recording["lab/oven"].during("x")
+
+
+def test_pandas(recording: Recording) -> None:
+    table = recording["lab/oven"].to_pandas()
+
+    assert [str(dtype) for dtype in table.dtypes[["celsius", "door", "count"]]] == ["float64", "bool", "Int64"]
+    assert table["count"].isna().sum() == 1
+    assert table.index[1].isoformat() == datetime.fromtimestamp(T0 + 1, UTC).isoformat()
+    assert table["spectrum"].iloc[2].tolist() == [2, 1, 2]
+    assert set(table["who"]) == {"Ada"}
+
+
+def test_xarray(recording: Recording) -> None:
+    dataset = recording["lab/oven"].during("growth").to_xarray()
+
+    assert dict(dataset.sizes) == {"time": 3, "spectrum_1": 3}
+    assert dataset["celsius"].sel(time=np.datetime64(T0 + 4, "s")).item() == 24.5
+
+
+def test_numpy_and_publisher(recording: Recording) -> None:
+    found = recording["lab/oven"].to_numpy()
+
+    assert found["count"].tolist() == [0, 1, 2, 3, None, 5, 6, 7, 8, 9]
+    assert found["time"].dtype == np.dtype("datetime64[ns]")
+    assert set(recording["lab/oven"].publisher) == {"oven"}
+
+
+def test_messages_are_yielded_in_order_with_both_times(recording: Recording) -> None:
+    found = [message for message in recording.messages() if message.topic == "lab/oven"]
+
+    assert [message.number for message in found] == list(range(10))
+    assert [message.received_ns - (message.time_ns or 0) for message in found] == [5000] * 10
+    assert (found[0].publisher, found[0].boot, found[0].qos, found[0].retain) == ("oven", "b", 1, False)
+
+
+def test_info_is_plain_json(recording: Recording) -> None:
+    info = json.loads(json.dumps(recording.info()))
+
+    assert (info["state"], info["session"], info["messages"], info["missing"]) == ("sealed", "s", 11, 0)
+    assert info["topics"]["lab/oven"]["readings"] == 10
+    assert recording.provenance["argv"] == ["ether", "up"]
+
+
+def test_a_missing_library_names_the_extra(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)
+
+    with pytest.raises(RecordingError, match=r"pandas is not installed; try `pip install ether\[data\]`"):
+        recording["lab/oven"].to_pandas()
+
+
+def test_what_is_no_recording_has_one_clear_line(tmp_path: Path) -> None:
+    import h5py
+
+    (tmp_path / "text.h5").write_text("no recording")
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["x"] = 1
+    (tmp_path / ".left.journal").mkdir()
+
+    for name, line in {
+        "none.h5": "no such file$",
+        "left.h5": "no such file; a journal of it is left: ether recover",
+        "text.h5": r"not a recording \(no HDF5 file\)",
+        "foreign.h5": "an HDF5 file, but not a recording of ether's",
+        ".": "a folder; name one recording in it",
+    }.items():
+        with pytest.raises(RecordingError, match=line) as raised:
+            open_recording(tmp_path / name)
+        assert "\n" not in str(raised.value)

@@ -6,7 +6,7 @@ import re
 import time
 from datetime import UTC, datetime
 
-from ether.errors import got, suggest
+from ether.errors import named, suggest
 
 __all__ = ["SECONDS", "compact", "monotonic", "monotonic_ns", "now", "now_ns", "seconds", "text"]
 
@@ -49,7 +49,7 @@ def seconds(value: object) -> float:
         return float(value)
     found = _DURATION.match(value) if isinstance(value, str) else None
     if found is None:
-        raise ValueError(f"a duration was wanted (`5s`, `100ms`, `2min`, `1h`), got {got(value)}")
+        raise ValueError(f"a duration was wanted (`5s`, `100ms`, `2min`, `1h`), got {named(value)}")
     number, unit = found.groups()
     if unit and unit not in SECONDS:
         raise ValueError(f"`{unit}` is no unit of time{suggest(unit, SECONDS) or '; use ms, s, min, h or d'}")

@@ -38,7 +38,7 @@ from pydantic import (
 from ether import topics
 from ether.clock import SECONDS
 from ether.clock import seconds as duration
-from ether.errors import ConfigError, Problem, TopicError, got, suggest
+from ether.errors import ConfigError, Problem, TopicError, named, suggest
 
 __all__ = [
     "MARKS",
@@ -88,7 +88,7 @@ def size(value: object) -> int:
     """
     found = _QUANTITY.match(str(value)) if isinstance(value, str | int | float) else None
     if found is None or isinstance(value, bool):
-        raise ValueError(f"a size was wanted (`2GB`, `64MiB`), got {got(value)}")
+        raise ValueError(f"a size was wanted (`2GB`, `64MiB`), got {named(value)}")
     number, unit = found.groups()
     if not unit:
         raise ValueError(f"{value} has no unit; did you mean `{number}GB` or `{number}MB`?")
@@ -116,7 +116,7 @@ def rate(value: object) -> Rate:
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     found = _RATE.match(text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"a rate was wanted (`10Hz`, `2/min ±10%`), got {got(value)}")
+        raise ValueError(f"a rate was wanted (`10Hz`, `2/min ±10%`), got {named(value)}")
     number, unit, percent = found.groups()
     if unit is None or unit.endswith("Hz"):
         hz = float(number) * {"k": 1e3, "m": 1e-3}.get((unit or "")[:-2], 1.0)
@@ -166,7 +166,7 @@ def _unit(value: object) -> str | dict[str, str]:
         return value
     if isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair):
         return value
-    raise ValueError(f"a unit (`degC`) or a mapping of field to unit was wanted, got {got(value)}")
+    raise ValueError(f"a unit (`degC`) or a mapping of field to unit was wanted, got {named(value)}")
 
 
 def _session_name(text: str) -> str:
@@ -187,7 +187,7 @@ def _class_path(value: object) -> str:
     if isinstance(value, type):
         return _path_of(value)
     if not isinstance(value, str):
-        raise ValueError(f"a class was wanted (`package.module.Class`), got {got(value)}")
+        raise ValueError(f"a class was wanted (`package.module.Class`), got {named(value)}")
     parts = value.replace(".<locals>", "").split(".")
     if not all(part.isidentifier() for part in parts):
         raise ValueError(f"{value!r} is no class path; write `package.module.Class`")
@@ -952,15 +952,15 @@ def _plain(error: Mapping[str, Any]) -> str:
     if kind in _WANTED:
         plain = isinstance(got, int | float | date) and not isinstance(got, bool)
         quote = "; quote it" if kind == "string_type" and plain else ""
-        return f"{_WANTED[kind]} was wanted, got {got(got)}{quote}"
+        return f"{_WANTED[kind]} was wanted, got {named(got)}{quote}"
     if kind == "literal_error":
         known = re.findall(r"[\w-]+", ctx["expected"].replace(" or ", " "))
-        return f"{', '.join(known)} was wanted, got {got(got)}{suggest(str(got), known)}"
+        return f"{', '.join(known)} was wanted, got {named(got)}{suggest(str(got), known)}"
     if kind in ("greater_than_equal", "greater_than"):
         return f"at least {ctx.get('ge', ctx.get('gt'))} was wanted, got {got}"
     if kind in ("too_short", "too_long"):
         return f"a list of {ctx.get('min_length', ctx.get('max_length'))} was wanted, got {ctx['actual_length']}"
-    return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {got(got)}"
+    return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {named(got)}"
 
 
 def _model_at(path: Sequence[Any]) -> type[BaseModel] | None:
@@ -1093,7 +1093,7 @@ class Config(_Section):
         if tree.data is None:
             tree.data = {}
         if not isinstance(tree.data, dict):
-            what = f"a mapping with `instances:` was wanted, got {got(tree.data)}"
+            what = f"a mapping with `instances:` was wanted, got {named(tree.data)}"
             raise ConfigError([Problem(f"{tree.file}:1:1" if tree.file else "configuration", what)])
         if not isinstance(source, Config):  # else it was taken account of already, and the overrides stand above it
             _environment(tree)
@@ -1176,7 +1176,7 @@ def _read(source: str | Path | Mapping[str, Any] | Config | None) -> tuple[_Tree
     if source is None:
         return _Tree(), {}
     if not isinstance(source, str | os.PathLike):
-        what = f"a path, a mapping or a Config was wanted, got {got(source)}"
+        what = f"a path, a mapping or a Config was wanted, got {named(source)}"
         raise ConfigError([Problem("configuration", what)])
     if "\n" in str(source):
         raise ConfigError([Problem("configuration", "a path was wanted, got YAML text; pass yaml.safe_load(text)")])

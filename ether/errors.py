@@ -39,7 +39,7 @@ __all__ = [
     "SessionError",
     "StartError",
     "TopicError",
-    "got",
+    "named",
     "suggest",
 ]
 
@@ -148,7 +148,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean `{names[near[0]]}`?" if near else ""
 
 
-def got(value: object) -> str:
+def named(value: object) -> str:
     """Return a value as an error names it: ``the text 'soon'``, ``a mapping``."""
     if value is None:
         return "nothing"

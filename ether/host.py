@@ -44,6 +44,7 @@ logger = logging.getLogger("ether")
 
 _GONE = (State.LOST, State.DISCONNECTED)
 _RECORDER_SEALS_S = 120.0
+_RECORDER_PATIENCE_S = 2.0
 
 
 class Guest:
@@ -159,6 +160,7 @@ class Host:
         if self._guest is None and self.config.record is not None:
             policy = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
             recorder = self._supervisor.spawn("recorder", "ether.recorder.ingest", policy)
+            recorder.patience_s = _RECORDER_PATIENCE_S
         url = self._start_broker()
         self._connect(url)
         if recorder is not None:
@@ -432,6 +434,7 @@ class Host:
             self._problems.append("the broker is gone; instances could not be told to finish")
         for name in self._supervisor.close(2.0):
             self._problems.append(f"{name} did not stop by itself and was killed")
+        statuses = dict(self.client.statuses)
         self._clear_retained()
         self._release()
         for name, child in self._supervisor.children.items():
@@ -440,7 +443,8 @@ class Host:
             logger.warning("%s", problem)
         recording = self.recording if self.recording is not None and self.recording.exists() else None
         lasted = clock.now() - self._since
-        return Summary(self.config.session.name, lasted, self._endings, recording, tuple(self._problems))
+        counts = {name: status.counts for name, status in statuses.items() if name in self._endings}
+        return Summary(self.config.session.name, lasted, self._endings, recording, counts, tuple(self._problems))
 
     def _stop_order(self, names: list[str]) -> list[list[str]]:
         """Return the names in groups: a group publishes to later groups only (within a cycle, together)."""

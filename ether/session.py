@@ -50,6 +50,8 @@ class Summary:
     """Name to how it ended."""
     recording: Path | None
     """The sealed file; None where nothing was recorded."""
+    counts: Mapping[str, Mapping[str, int]]
+    """Name to what its last status counted: received, handled, failed, published …"""
     problems: tuple[str, ...] = ()
     """What did not end as it should, one line each."""
 
@@ -93,6 +95,7 @@ class Ether:
         self._trial_counts: dict[str, int] = {}
         self._later: dict[str, Future[Any]] = {}
         self._ended = threading.Event()
+        self._summary: Summary | None = None
         self._sigterm: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -150,6 +153,7 @@ class Ether:
                 self.shutdown()
             loaded = Config.load(config)
             self._ended.clear()
+            self._summary = None
             guest = join(loaded, join_only)
             if guest is not None and not loaded.instances:
                 self._client, self._close_guest = guest.client, guest.close
@@ -187,12 +191,14 @@ class Ether:
         Without a session it does nothing.
 
         Returns:
-            What the session was; None for a guest.
+            What the session was, also where `ether down` has ended it already; None for a guest.
         """
         with self._lock:
             host, close_guest = self._host, self._close_guest
             if self._client is None or (host is None and close_guest is None):
-                return None  # nothing to leave; in an instance's process the session's host ends it
+                # Nothing to leave: in an instance's process its host ends it; here `ether down` may have been faster.
+                summary, self._summary = self._summary, None
+                return summary
             atexit.unregister(self._at_exit)
             self._leave_runs(everything=host is not None)
             self._client, self._host, self._close_guest = None, None, None
@@ -474,7 +480,10 @@ class Ether:
         self._client = client
 
     def _stop_asked(self) -> None:
-        threading.Thread(target=self.shutdown, name="shutdown").start()
+        def stop() -> None:
+            self._summary = self.shutdown()
+
+        threading.Thread(target=stop, name="shutdown").start()
 
     def _at_exit(self) -> None:
         try:

@@ -57,6 +57,8 @@ class Child:
     popen: subprocess.Popen[bytes] | None = None
     exit: str = ""
     """How it ended: ``exit code 1``, ``killed by SIGKILL``."""
+    patience_s: float = 0.0
+    """Longer than others it may take to end after SIGTERM: the recorder seals its file."""
     ended: threading.Event = field(default_factory=threading.Event)
     """Set when it has ended and is not started again."""
     restarts: deque[float] = field(default_factory=deque)
@@ -115,7 +117,7 @@ class Supervisor:
             child.popen.terminate()
         for child in living:
             assert child.popen is not None
-            if not _wait(child, deadline):
+            if not _wait(child, deadline + child.patience_s):
                 child.popen.kill()
                 child.popen.wait()
                 killed.append(child.name)

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +112,8 @@ def host(config: Config, limit: float | None = None, before_end: Callable[[Any],
         finally:
             output.note("stopping")
             summary = ether.shutdown()
+    if summary is not None:
+        last = replace(last, counts={**last.counts, **{name: dict(each) for name, each in summary.counts.items()}})
     recording = summary.recording if summary is not None else Path(info["recording"]) if info["recording"] else None
     report = _verified(recording)
     return Outcome(config.session.name, last, recording, report, summary.problems if summary is not None else ())

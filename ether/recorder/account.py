@@ -1,4 +1,4 @@
-"""The account of numbered messages: what was received once, what came again, what is missing (wire contract, 2 and 8)."""
+"""The account of numbered messages: what came once, what came again, what is missing (wire contract, 2 and 8)."""
 
 from __future__ import annotations
 

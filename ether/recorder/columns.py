@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import h5py  # type: ignore[import-untyped]  # ships no stubs
+import h5py
 import numpy as np
 
 from ether.recorder import layout
@@ -423,7 +423,7 @@ class _ArrayColumn(_Column):
 
     def _create_pool(self, rows: int) -> None:
         self.shape = None
-        self.data = new_dataset(self.group, self.name, (0,), self.dtype, None)
+        self.data = new_dataset(self.group, self.name, (0,), self.dtype, None, pool=True)
         self.offsets = new_dataset(self.group, self.name + OFFSETS, (rows + 1,), _U8, None)
         self.offsets.attrs["meaning"] = "row i is the pool from offset i up to offset i + 1"
         if self.ndim > 1:
@@ -539,12 +539,18 @@ class _ArrayColumn(_Column):
         return True
 
 
-def new_dataset(group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any) -> h5py.Dataset:
-    """Return a new growing dataset, in chunks of about 64 KB at most and 1024 rows at most."""
+def new_dataset(
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any, *, pool: bool = False
+) -> h5py.Dataset:
+    """Return a new growing dataset, in chunks of 1024 rows, or 64 KB where that is less.
+
+    Args:
+        pool: its items are parts of rows, of which there will be many: chunks of 64 KB.
+    """
     row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
-    rows = max(1, min(1024, (64 << 10) // row_bytes))
-    if len(shape) == 1 and name.rpartition("/")[2] in ("raw",):
-        rows = 64 << 10
+    rows = max(1, (64 << 10) // row_bytes)
+    if not pool:
+        rows = min(1024, rows)
     return group.create_dataset(
         name, shape, dtype, maxshape=(None, *shape[1:]), chunks=(rows, *shape[1:]), fillvalue=fill
     )

@@ -1,8 +1,8 @@
 """Ingest: subscribe, journal, then acknowledge and confirm. It never parses data and imports neither h5py nor NumPy.
 
-One message's way: the network thread stamps it into a queue; the committer thread appends the queue to the journal every
-30 ms or 4 MB, makes it durable, and only then acknowledges it to the broker and confirms it to its publisher. The main
-thread watches over the writer process and the end.
+One message's way: the network thread stamps it into a queue; the committer thread appends the queue to the journal
+every 30 ms or 4 MB, makes it durable, and only then acknowledges it to the broker and confirms it to its publisher.
+The main thread watches over the writer process and the end.
 """
 
 from __future__ import annotations
@@ -615,12 +615,13 @@ class Recorder:
             logger.error("recorder: not everything could be stored; publishers were not told that it was")
             self.writer.kill()
             return 1
+        deaths = self.writer.deaths
         while not self.writer.watch():
             if clock.monotonic() > (self.deadline or deadline):
                 logger.warning("recorder: no time to finish the file; `ether recover %s` does it", self.file)
                 self.writer.kill()
                 return 1
-            if self.writer.deaths > 2 * WriterProcess.DEADLY:
+            if self.writer.deaths - deaths > 2 * WriterProcess.DEADLY:
                 logger.error("recorder: the HDF5 writer cannot finish; `ether recover %s` may", self.file)
                 self.writer.kill()
                 return 1

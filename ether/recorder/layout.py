@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import h5py  # type: ignore[import-untyped]  # ships no stubs
+import h5py
 import numpy as np
 
 from ether import topics
@@ -55,7 +55,7 @@ LEDGER = np.dtype(
         ("qos", "u1"), ("encoding", "u1"), ("flags", "<u2"),
     ]
 )  # fmt: skip
-"""One row a message. `n` and `row` are -1 for none, `t_device` NONE_NS, ids NONE_ID; encoding 0 bytes, 1 JSON, 2 CBOR."""
+"""A message a row. `n` and `row` are -1 for none, `t_device` NONE_NS, ids NONE_ID; encoding 0 raw, 1 JSON, 2 CBOR."""
 
 _TEXT = h5py.string_dtype()
 TABLES: dict[str, np.dtype[Any]] = {

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-import h5py  # type: ignore[import-untyped]  # ships no stubs
+import h5py
 import numpy as np
 
 from ether import clock
@@ -24,7 +24,7 @@ from ether.recorder.layout import MASK, NONE_ID, NONE_NS, NULL, OFFSETS, SHAPE, 
 from ether.recorder.seal import raw_payloads
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]  # ships no stubs
+    import pandas as pd
     import xarray as xr
 
     from ether.recorder.verify import Report
@@ -218,7 +218,7 @@ class Recording(Mapping[str, "Stream"]):
     def provenance(self) -> dict[str, Any]:
         """Configuration, code, versions, host and people, by name; ``instances`` is a list. Secrets are ``***``."""
         found: dict[str, Any] = {}
-        with _named(self.path, "/provenance"):
+        with _Named(self.path, "/provenance"):
             for name, dataset in self._file["provenance"].items():
                 if dataset.shape == ():
                     found[name] = _any(dataset.asstr()[()])
@@ -230,7 +230,7 @@ class Recording(Mapping[str, "Stream"]):
 
     def messages(self) -> Iterator[Recorded]:
         """Yield every message in the order it was received, byte for byte."""
-        with _named(self.path, "/messages"):
+        with _Named(self.path, "/messages"):
             names = [row["topic"] for row in self._rows("topics")]
             publishers = [(row["name"], row["boot"]) for row in self._rows("publishers")]
             ledger = self._file["messages"]
@@ -285,7 +285,7 @@ class Recording(Mapping[str, "Stream"]):
         """Return a table as dicts of plain values; empty where the recording has none."""
         if name not in self._file:
             return []
-        with _named(self.path, f"/{name}"):
+        with _Named(self.path, f"/{name}"):
             return table_rows(self._file[name])
 
 
@@ -308,7 +308,7 @@ class Stream:
     def fields(self) -> dict[str, Field]:
         """The columns, by name; nested fields are ``a.b.c``."""
         found = {}
-        with _named(self.recording.path, self._group.name):
+        with _Named(self.recording.path, self._group.name):
             for name, dataset in self._group.items():
                 if name.endswith((OFFSETS, SHAPE)) or name in layout.FIXED:
                     continue
@@ -326,7 +326,7 @@ class Stream:
 
     @property
     def time(self) -> np.ndarray:
-        """When each reading was taken: the publisher's stamp, or the receipt where it gave none; datetime64[ns], UTC."""
+        """When each reading was taken: the publisher's stamp, the receipt where it gave none; datetime64[ns], UTC."""
         return self._column("time").view("datetime64[ns]")
 
     @property
@@ -445,7 +445,7 @@ class Stream:
         return dataset
 
     def _column(self, name: str) -> np.ndarray:
-        with _named(self.recording.path, f"{self._group.name}/{name}"):
+        with _Named(self.recording.path, f"{self._group.name}/{name}"):
             dataset = self._group[name]
             if h5py.check_string_dtype(dataset.dtype):
                 values = np.array(dataset.asstr()[:], dtype=object)
@@ -454,7 +454,7 @@ class Stream:
         return values if self._rows is None else values[self._rows]
 
     def _ragged(self, name: str, field: Field) -> np.ndarray:
-        with _named(self.recording.path, f"{self._group.name}/{name}"):
+        with _Named(self.recording.path, f"{self._group.name}/{name}"):
             offsets = self._group[name + OFFSETS][:].astype("<i8")
             pool = self._group[name][:]
             shapes = self._group[name + SHAPE][:] if name + SHAPE in self._group else None
@@ -530,7 +530,7 @@ def _open(path: Path) -> h5py.File:
     return file
 
 
-class _named:
+class _Named:
     """Turns what HDF5 raises on damage into one line that names the place."""
 
     def __init__(self, path: Path, place: str) -> None:

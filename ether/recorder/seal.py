@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import h5py  # type: ignore[import-untyped]  # ships no stubs
+import h5py
 import numpy as np
 
 from ether.errors import RecordingError
@@ -56,7 +56,7 @@ def seal(work: Path, target: Path, journal: Path, journal_damage: list[str] | No
     prove(sealed, journal)
     with open(sealed, "r+b") as file:
         os.fsync(file.fileno())
-    os.replace(sealed, target)
+    sealed.replace(target)
     sync_directory(target.parent)
     _drop(journal)
 
@@ -141,7 +141,7 @@ def recover(file: str | os.PathLike[str]) -> bool:
     journal = journal_folder(target)
     if not journal.is_dir():
         return False
-    with _held(journal):
+    with _Held(journal):
         reader = JournalReader(journal)
         builder = Builder(journal / "work.h5", raw_only=_raw_only(journal))
         try:
@@ -169,7 +169,7 @@ def _raw_only(journal: Path) -> frozenset[int]:
         return frozenset(int(json.loads(entry.payload)["number"]) for entry in entries if entry.kind == Kind.RAW_ONLY)
 
 
-class _held:
+class _Held:
     """Holds a journal against its recorder, without opening (and so changing) it."""
 
     def __init__(self, journal: Path) -> None:
@@ -239,7 +239,7 @@ def _copy_dataset(source: h5py.Dataset, final: h5py.Group, path: str) -> h5py.Da
 
 
 def _final_dtype(source: h5py.Dataset) -> np.dtype[Any]:
-    """Return a dataset's type, with short texts of fixed length: a tenth of the size, and still text to every reader."""
+    """Return a dataset's type, with short texts of fixed length: a tenth of the size, and text to every reader."""
     kept: np.dtype[Any] = source.dtype
     information = h5py.check_string_dtype(kept)
     if information is None or information.length is not None or source.shape == () or len(source) < 256:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import h5py  # type: ignore[import-untyped]  # ships no stubs
+import h5py
 import numpy as np
 
 from ether import topics

@@ -7,6 +7,7 @@ HDF5 has crashed interpreters on full disks; here that costs a rebuild from the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-import h5py  # type: ignore[import-untyped]  # ships no stubs
+import h5py
 import numpy as np
 
 from ether import clock, codecs, topics
@@ -44,6 +45,7 @@ _FLUSH_S = 2.0
 _PUBLISH_S = 2.0
 _POLL_S = 0.2
 _MOST_TOPICS = 5000
+_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _JSON_STARTS = frozenset(bytes([letter]) for letter in b'{["-0123456789tfn')
 _DECLARED = {"number": "float", "integer": "int", "boolean": "bool", "string": "str"}
 
@@ -62,7 +64,7 @@ class _Stream:
         self.fixed: dict[str, h5py.Dataset] = {}
         self.rows: list[dict[tuple[str, ...], Any]] = []
         self.waiting: list[tuple[int, Block | None, np.ndarray, np.ndarray, int, int, int]] = []
-        """(place in the ledger's buffer, block or None for the next of `rows`, times, device times, n, publisher, rows)"""
+        """Place in the ledger's buffer, block (None: the next of `rows`), times, device times, n, publisher, rows."""
 
 
 class Builder:
@@ -415,7 +417,7 @@ class Builder:
         self.file.create_group("data").attrs["NX_class"] = "NXentry"
         self.file.create_group("provenance").attrs["NX_class"] = "NXcollection"
         new_dataset(self.file, "messages", (0,), layout.LEDGER, None)
-        new_dataset(self.file, "raw", (0,), np.dtype("u1"), None)
+        new_dataset(self.file, "raw", (0,), np.dtype("u1"), None, pool=True)
 
     def flush(self) -> None:
         """Write what is buffered into the work file."""
@@ -693,7 +695,7 @@ def copy_to(source: Path, target: Path, temporary: Path) -> None:
     shutil.copyfile(source, temporary)
     with open(temporary, "r+b") as file:
         os.fsync(file.fileno())
-    os.replace(temporary, target)
+    temporary.replace(target)
     sync_directory(target.parent)
 
 
@@ -778,13 +780,19 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ingest decides: it ends us by an entry in the journal, or kills
     file, journal = Path(given["file"]), Path(given["journal"])
     held = hold(journal)
-    careful = given.get("careful")
-    writer = Writer(file, journal, frozenset(given.get("raw_only", ())), tuple(careful) if careful else None)
     process.on_orphaned(lambda: os._exit(3))  # the next recorder rebuilds from the journal
-    if not writer.run():
-        sys.exit(3)
-    builder = writer.finish("sealed")
-    seal.seal(builder.path, file, journal, journal_damage=list(writer.damage))
+    try:
+        careful = given.get("careful")
+        writer = Writer(file, journal, frozenset(given.get("raw_only", ())), tuple(careful) if careful else None)
+        if not writer.run():
+            sys.exit(3)
+        builder = writer.finish("sealed")
+        seal.seal(builder.path, file, journal, journal_damage=list(writer.damage))
+    except OSError as exc:
+        if exc.errno not in _DISK_TROUBLE:
+            raise
+        logger.error("recorder: the file cannot be written: %s", os.strerror(exc.errno))
+        os._exit(4)  # HDF5 crashes interpreters that exit with unwritten data on a full disk
     if held is not None:
         held.close()
 

@@ -108,7 +108,10 @@ def test_a_batch_that_is_none_is_rejected(shared, sink, until, raw, caplog):
     client.publish("poison/keyword", b'{"x": 1, "y": 2}')
 
     until(lambda: sink.got == [(1, 2)])
-    assert "sink: message on 'poison/keyword' from a, number 7 rejected: field 'x' of a batch of 2 is no array of 2" in caplog.text
+    assert (
+        "sink: message on 'poison/keyword' from a, number 7 rejected: field 'x' of a batch of 2 is no array of 2"
+        in caplog.text
+    )
 
 
 def test_a_handler_that_raises_turns_the_status_to_alert_and_lives_on(shared, sink, until, caplog):
@@ -182,8 +185,12 @@ def test_damaged_commands_disturb_nobody(shared, sink, until, raw, verb, payload
     until(lambda: sink.got == [(1, 2)])
 
 
-@pytest.mark.parametrize("topic", ["ether/status/sink", "ether/about/sink", "ether/status/other", "ether/run", "ether/session"])
-@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"\xff", b"\xd9\xd9\xf7\xff", b'{"state": "odd"}', b'{"state": "lost"}'])
+@pytest.mark.parametrize(
+    "topic", ["ether/status/sink", "ether/about/sink", "ether/status/other", "ether/run", "ether/session"]
+)
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"[]", b"\xff", b"\xd9\xd9\xf7\xff", b'{"state": "odd"}', b'{"state": "lost"}']
+)
 def test_damaged_statuses_and_descriptions_disturb_nobody(shared, sink, until, raw, caplog, topic, payload):
     client = raw(shared.info()["broker"]["url"])
 

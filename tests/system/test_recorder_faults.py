@@ -356,3 +356,37 @@ def test_excluded_topics_are_not_recorded(bench: Bench) -> None:
 
     assert bench.stop() == 0
     assert list(open_recording(bench.file)) == ["lab/oven"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256m", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_full_disk_is_an_alarm_and_recording_resumes_by_itself(broker: str, small_disk: Path) -> None:
+    bench = Bench(broker, small_disk)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(246 << 20))
+    try:
+        bench.start(max_segment_bytes=1 << 20)
+        number = 0
+        while bench.state() != "alert":
+            envelope = Envelope("camera", "b1", number, clock.now())
+            bench.client.publish("lab/camera", codecs.encode({"frame": os.urandom(20_000)}, envelope))
+            number += 1
+            assert number < 5000
+        assert "disk is full" in bench.status["detail"] or "writer" in bench.status["detail"]
+        ballast.unlink()
+        wait_for(lambda: bench.stored.get("camera", {}).get("lab/camera") == number - 1, "all being stored", 30)
+        wait_for(lambda: bench.state() == "ready", "the alarm being over", 60)
+        assert bench.stop() == 0
+        report = verify(bench.file)
+        assert (report.complete, report.tallies[0].stored) == (True, number)
+    finally:
+        bench.close()

@@ -381,7 +381,9 @@ def test_an_invalid_result_is_an_error_at_the_publisher_and_nothing_is_published
 
 
 @pytest.mark.parametrize("value", [object(), {"a": object()}, print, {"_a": 1}, {"_ether": {}}], ids=range(5))
-def test_a_value_that_cannot_travel_is_an_error_at_the_publisher_and_nothing_is_published(add, until, wire, shared, value):
+def test_a_value_that_cannot_travel_is_an_error_at_the_publisher_and_nothing_is_published(
+    add, until, wire, shared, value
+):
     strict = add(Strict())
     out = wire(shared, "strict")
 

@@ -19,8 +19,8 @@ from ether.journal import Journal, JournalReader
 from ether.model import Envelope, Message
 from ether.mqtt import Receipt
 from ether.recorder import ingest as ingest_module
-from ether.recorder.entries import Kind, note, unpack
-from ether.recorder.ingest import Ingest, WriterProcess, _pruned
+from ether.recorder.entries import Kind, unpack
+from ether.recorder.ingest import Ingest, _pruned
 
 
 def reading(number: int, topic: str = "lab/oven", **more: Any) -> Message:
@@ -179,7 +179,8 @@ def test_duplicates_are_counted_and_not_stored_again(tmp_path: Path) -> None:
 def test_what_is_stored(desk: Desk) -> None:
     about = b'{"class": "Oven", "kwargs": {"password": "hunter2", "port": 1}}'
     for message in (
-        Message("lab/a", b"1", 1), Message("lab/video", b"2", 1), Message("other", b"3", 1), Message("lab/r", b"4", 1, True),
+        Message("lab/a", b"1", 1), Message("lab/video", b"2", 1), Message("other", b"3", 1),
+        Message("lab/r", b"4", 1, True),
         Message("ether/status/oven", b'{"state":"ready","boot":"b","t":1}', 1),
         Message("ether/status/oven", b'{"state":"ready","boot":"b","t":3}', 1),
         Message("ether/about/oven", about, 1), Message("ether/about/oven", about, 1, True),
@@ -229,51 +230,3 @@ def test_ingest_stays_small() -> None:
     code = "import sys, ether.recorder.ingest; print(sorted({'numpy', 'h5py', 'pandas'} & set(sys.modules)))"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-DEADLY = """
-import os
-from ether import codecs, process
-real = codecs.decode
-def decode(payload):
-    if b"deadly" in payload:
-        os.kill(os.getpid(), 9)
-    return real(payload)
-codecs.decode = decode
-from ether.recorder.writer import main
-"""
-
-
-def test_a_message_that_kills_the_writer_three_times_is_set_aside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ether.recorder.verify import verify
-
-    (tmp_path / "deadly_writer.py").write_text(DEADLY)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(WriterProcess, "module", "deadly_writer")
-    file, folder = tmp_path / "r.h5", tmp_path / ".r.journal"
-    alarms: list[str] = []
-    with Journal(folder) as journal:
-
-        def append(kind: Kind, content: Any) -> None:
-            journal.append(*note(kind, content))
-            journal.commit()
-
-        for number, payload in enumerate([b'{"a": 1}', b'{"a": "deadly"}', b'{"a": 3}']):
-            journal.append(ingest_module.head(Kind.MESSAGE, 1, number, number, "lab/oven"), payload)
-        journal.commit()
-        writer = WriterProcess(file, folder, append, alarms.append)
-        deadline = clock.monotonic() + 40
-        ended = False
-        told = False
-        while not ended:
-            assert clock.monotonic() < deadline
-            ended = writer.watch()
-            if writer.raw_only and not told:
-                told = True
-                append(Kind.END, {"reason": "stop"})
-    assert writer.raw_only == {1}
-    report = verify(file)
-    assert (report.complete, report.messages, report.undecoded) == (True, 3, 1)
-    assert "keeps dying" in alarms[0]

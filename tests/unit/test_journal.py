@@ -352,10 +352,14 @@ def test_a_full_disk_is_a_state_and_resumes(tmp_path: Path) -> None:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(1 << 20))
         with Journal(disk / "j", segment_bytes=1 << 20) as journal:
-            with pytest.raises(JournalError, match="the disk is full") as raised:
+
+            def fill_up() -> None:
                 for _ in range(10_000):
                     journal.append(b"%d " % journal.next_number, b"." * 1000)
                     journal.commit()
+
+            with pytest.raises(JournalError, match="the disk is full") as raised:
+                fill_up()
             assert raised.value.errno == errno.ENOSPC
             durable = journal.durable
             assert len(bodies(disk / "j")) == durable

@@ -47,6 +47,7 @@ def nested(depth: int) -> dict[str, Any]:
     return {"d": nested(depth - 1)} if depth else {"leaf": 1.5}
 
 
+_DTYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")
 IMAGE = np.arange(12, dtype="uint16").reshape(3, 4)
 
 ZOO: dict[str, list[bytes]] = {
@@ -86,9 +87,10 @@ ZOO: dict[str, list[bytes]] = {
     "broken cbor": [codecs.CBOR_MAGIC, codecs.CBOR_MAGIC + b"\xff\xff", codecs.CBOR_MAGIC + b"\x9b" + b"\xff" * 8],
     "bytes": [oven({"a": b"\x00\x01"}, 0), oven({"a": b""}, 1), oven({"a": b"\xff" * 100_000}, 2)],
     "array": [oven({"a": np.arange(3.0)}, 0), oven({"a": np.arange(3.0) + 1}, 1)],
-    "array of varying shape": [oven({"a": np.ones((2, 3))}, 0), oven({"a": np.ones((1, 2))}, 1), oven({"a": np.ones(2)}, 2)],
+    "array of varying shape": [oven({"a": np.ones((2, 3))}, 0), oven({"a": np.ones((1, 2))}, 1),
+                               oven({"a": np.ones(2)}, 2)],
     "arrays of all types": [
-        oven({kind: np.array([0, 1, 2], kind) for kind in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8")}, 0)
+        oven({kind: np.array([0, 1, 2], kind) for kind in _DTYPES}, 0)
     ],
     "image": [oven({"image": IMAGE, "exposure": 0.1}, 0), oven({"image": IMAGE + 1, "exposure": 0.2}, 1)],
     "empty array": [oven({"a": np.empty((0, 3))}, 0), oven({"a": np.ones((2, 3))}, 1)],
@@ -96,7 +98,8 @@ ZOO: dict[str, list[bytes]] = {
     "batch of arrays": [oven({"a": np.arange(6.0).reshape(3, 2), "b": np.arange(3)}, 0, k=3, dt=0.5)],
     "batch that lies": [oven({"a": [1, 2]}, 0, k=3), oven({"a": 1}, 3, k=2), oven({"a": [1]}, 5, k=10**12)],
     "odd envelopes": [
-        b'{"a": 1, "_ether": 5}', b'{"a": 2, "_ether": {"by": 1}}', b'{"a": 3, "_ether": {"by": "x", "b": "y", "n": -1}}',
+        b'{"a": 1, "_ether": 5}', b'{"a": 2, "_ether": {"by": 1}}',
+        b'{"a": 3, "_ether": {"by": "x", "b": "y", "n": -1}}',
         b'{"a": 4, "_ether": {"by": "x", "b": "y", "n": 0, "t": "noon"}}',
         b'{"_ether": {"by": "x", "b": "y", "n": 1, "t": 1e400}, "a": 5}',
         b'{"a": 6, "_ether": {"by": "x", "b": "y", "n": 2, "t": 1%s, "ms": [], "k": 1}}' % (b"0" * 400),
@@ -247,7 +250,8 @@ def test_any_sequence_of_payloads_keeps_columns_of_one_length(tmp_path: Path, fo
 
 def test_units_declared_types_and_secrets_of_a_description(tmp_path: Path) -> None:
     about = {
-        "ether": 1, "boot": "b1", "class": "lab.Oven", "host": "bench-1", "pid": 7, "kwargs": {"api_key": "s3cret", "port": 5},
+        "ether": 1, "boot": "b1", "class": "lab.Oven", "host": "bench-1", "pid": 7,
+        "kwargs": {"api_key": "s3cret", "port": 5},
         "publishes": {"t": {"fields": {"celsius": {"type": "number", "unit": "degC", "description": "inside"}}}},
     }  # fmt: skip
     messages = [("ether/about/oven", json.dumps(about).encode()), ("t", oven({"celsius": 21}, 0))]
@@ -275,7 +279,7 @@ def test_runs_annotations_status_log_and_calls(tmp_path: Path) -> None:
         sent("ether/annotation", {"text": "door open", "t": t + 5, "tags": ["door"], "values": {"n": 2}, "by": "Ada"}),
         sent("ether/annotation", {"text": "warm", "t0": t, "t1": t + 5.5}),
         ("ether/annotation", b"plain words"),
-        sent("ether/run", {"id": "r2", "name": "trial", "number": 1, "started": t + 4, "stopped": t + 7, "outcome": "success"}),
+        sent("ether/run", {"id": "r2", "name": "trial", "started": t + 4, "stopped": t + 7, "outcome": "success"}),
         ("t", oven({"a": 1}, 9)),
         sent("ether/log/oven", {"level": "ERROR", "message": "hot", "logger": "lab", "t": t + 9}),
         sent("ether/call/oven/status", {"id": "c1", "reply_to": "ether/reply/me", "params": {"token": "x", "n": 1}}),

@@ -63,6 +63,11 @@ class Guest:
         self.client.watch()
 
     def close(self) -> None:
+        """Leave; where something was published by hand, the last numbers are told, so that nobody need wonder."""
+        last = self.client.last_numbers()
+        if last and self.connection.connected:
+            content = {"state": "disconnected", "boot": self.client.boot, "t": clock.now(), "last": last}
+            self.connection.publish(topics.status(self.client.name), codecs.encode(content), 1)
         self.connection.close(5.0)
 
 

@@ -49,6 +49,8 @@ def _show(report: Report) -> None:
             for tally in report.tallies
         ],
     )
+    for line in report.unproven:
+        output.line(f"unproven: {line}")
     for line in report.damage:
         output.line(f"damage: {line}")
 
@@ -59,6 +61,7 @@ def verdict(report: Report) -> str:
         return f"complete, {report.messages:,} messages"
     reasons = [
         f"{report.missing:,} readings are missing" if report.missing else "",
+        f"{len(report.unproven)} ends are unknown" if report.unproven else "",
         f"{len(report.damage)} places are damaged" if report.damage else "",
         f"it was not closed in order (it is {report.state})" if report.state != "sealed" else "",
     ]

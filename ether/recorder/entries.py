@@ -46,7 +46,7 @@ class Kind(IntEnum):
     EVENT = 2
     """JSON ``{"level", "message"}``: what the recorder itself has to say."""
     END = 3
-    """JSON ``{"reason"}``: an orderly end."""
+    """JSON ``{"reason", "connected"}``: an orderly end; ``reason`` is ``stop`` where it was commanded."""
     DUPLICATES = 4
     """JSON list of ``[by, boot, topic, count]``: messages that came again and were not stored again."""
     RAW_ONLY = 5

@@ -171,10 +171,10 @@ class Ingest:
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
         self._thread.start()
 
-    def close(self, reason: str, timeout: float) -> bool:
+    def close(self, reason: str, timeout: float, connected: bool = True) -> bool:
         """Commit what is queued and the end itself, and stop; False where the disk did not take it in time."""
         with self._change:
-            self._queue.append(note(Kind.END, {"reason": reason}))
+            self._queue.append(note(Kind.END, {"reason": reason, "connected": connected}))
             self._closing = True
             self._change.notify_all()
         assert self._thread is not None
@@ -610,7 +610,8 @@ class Recorder:
     def _end(self) -> int:
         """Commit everything, let the writer finish and seal; 0 where the recording is proven and in place."""
         deadline = self.deadline if self.deadline is not None else clock.monotonic() + _SEAL_S
-        committed = self.ingest.close(self.reason, max(0.5, min(deadline - clock.monotonic(), 5.0)))
+        within = max(0.5, min(deadline - clock.monotonic(), 5.0))
+        committed = self.ingest.close(self.reason, within, self.member.connection.connected)
         if not committed:
             logger.error("recorder: not everything could be stored; publishers were not told that it was")
             self.writer.kill()

@@ -66,6 +66,8 @@ class Report:
     undecoded: int = 0
     """Messages kept as bytes only, since their payload could not be decoded."""
     tallies: list[Tally] = field(default_factory=list)
+    unproven: list[str] = field(default_factory=list)
+    """Publishers whose end nobody knows: they died, or the recorder ended before they did; one line each."""
     damage: list[str] = field(default_factory=list)
     """What is hurt, one line each; empty for a sound file."""
     content_sha256: str | None = None
@@ -77,8 +79,8 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether the recording ended in order, misses nothing and is sound."""
-        return self.state == "sealed" and not self.missing and not self.damage
+        """Whether the recording ended in order, misses nothing, and is sound, and all this can be proven."""
+        return self.state == "sealed" and not (self.missing or self.unproven or self.damage)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report, fit for JSON."""
@@ -110,6 +112,8 @@ class _Verifier:
         self.topics: list[str] = []
         self.publishers: list[tuple[str, str]] = []
         self.account = Account()
+        self.states: dict[tuple[str, str], str] = {}
+        """(Publisher, boot) to its last state."""
 
     def run(self) -> Report:
         """Check step by step; damage in one place does not keep the others from being checked."""
@@ -125,6 +129,7 @@ class _Verifier:
             self._check_raw()
         with self._naming("the account"):
             self._check_account()
+            self._check_ends()
         self._check_streams()
         with self._naming("the journal's damage"):
             damage = self.file.attrs.get("journal_damage")
@@ -176,6 +181,7 @@ class _Verifier:
         except ValueError:
             return
         if isinstance(status, dict):
+            self.states[reserved.name, str(status.get("boot", ""))] = str(status.get("state"))
             self.account.heard(reserved.name, status, bool(self.ledger["flags"][row] & layout.FLAG_RETAIN))
 
     def _check_account(self) -> None:
@@ -218,6 +224,18 @@ class _Verifier:
                 track.fresh,
             )
         )
+
+    def _check_ends(self) -> None:
+        """A tail can be missing unseen where a publisher could not say its last numbers, or we could not hear them."""
+        ended = str(self.file.attrs.get("ended", ""))
+        for tally in self.report.tallies:
+            if tally.announced is not None:
+                continue
+            place = f"{tally.publisher} (boot {tally.boot}) on {tally.topic!r} after {tally.last}"
+            if self.states.get((tally.publisher, tally.boot)) == "lost":
+                self.report.unproven.append(f"{place}: it died without telling its last number")
+            elif ended not in ("", "stop"):
+                self.report.unproven.append(f"{place}: the recorder ended before it did ({ended})")
 
     def _check_streams(self) -> None:
         decoded = ~self._flagged(layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY) & self._is_data()

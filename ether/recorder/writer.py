@@ -671,6 +671,7 @@ class Builder:
         self._write_accounts()
         root = self.file.attrs
         root["state"] = self.state
+        root["ended"] = _ending(self.ended)
         root["messages"] = self.messages
         root["first_ns"] = self._first_ns
         root["last_ns"] = self._last_ns
@@ -688,6 +689,14 @@ class Builder:
         """Let go of the file without writing what is buffered."""
         with contextlib.suppress(Exception):
             self.file.close()
+
+
+def _ending(ended: dict[str, Any] | None) -> str:
+    """Return what the root attribute ``ended`` says: ``stop`` for an end on command with the broker at hand."""
+    if ended is None:
+        return ""
+    reason = str(ended.get("reason", "stop"))
+    return reason if ended.get("connected", True) else f"{reason}, cut off from the broker"
 
 
 def copy_to(source: Path, target: Path, temporary: Path) -> None:

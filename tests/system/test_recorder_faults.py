@@ -320,7 +320,10 @@ def test_it_ends_in_order_when_terminated_or_orphaned(bench: Bench, way: str) ->
     bench.child.send_signal(signal.SIGTERM) if way == "SIGTERM" else bench.child.stdin.close()
 
     assert bench.ended(within=8) == 0
-    assert verify(bench.file).complete
+    report = verify(bench.file)
+    assert (report.state, report.missing, report.damage) == ("sealed", 0, [])
+    assert len(report.unproven) == 1  # the oven went on, and nobody heard how far
+    assert not report.complete
 
 
 def writers_of(pid: int) -> list[int]:

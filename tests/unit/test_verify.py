@@ -21,7 +21,10 @@ from ether.recorder.entries import Kind, head, journal_folder, note
 from ether.recorder.verify import verify
 
 
-def record(file: Path, numbers: list[int], *, last: int | None = None, birth: bool = False, end: bool = True) -> None:
+def record(
+    file: Path, numbers: list[int], *, last: int | None = None, birth: bool = False, end: bool = True,
+    lost: bool = False, ending: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
     def status(state: str, **more: Any) -> tuple[bytes, bytes]:
         content = json.dumps({"state": state, "boot": "b", **more}).encode()
         return head(Kind.MESSAGE, 1, 1, 1, "ether/status/oven"), content
@@ -35,8 +38,10 @@ def record(file: Path, numbers: list[int], *, last: int | None = None, birth: bo
         journal.append(*note(Kind.DUPLICATES, [["oven", "b", "lab/oven", 2]]))
         if last is not None:
             journal.append(*status("disconnected", last={"lab/oven": last}))
+        if lost:
+            journal.append(*status("lost"))
         if end:
-            journal.append(*note(Kind.END, {"reason": "stop"}))
+            journal.append(*note(Kind.END, ending or {"reason": "stop", "connected": True}))
         journal.commit()
     seal.recover(file)
 
@@ -76,6 +81,29 @@ def test_holes(numbers: list[int], last: int | None, birth: bool, holes: list[li
     assert [tally.holes for tally in report.tallies] == [holes]
     assert report.complete is not bool(holes)
     assert report.damage == []
+
+
+@pytest.mark.parametrize(
+    ("how", "unproven"),
+    [
+        ({"lost": True}, ["oven (boot b) on 'lab/oven' after 1: it died without telling its last number"]),
+        ({"lost": True, "last": 1}, []),
+        ({"ending": {"reason": "stop", "connected": True}}, []),
+        (
+            {"ending": {"reason": "terminated", "connected": False}},
+            ["oven (boot b) on 'lab/oven' after 1: the recorder ended before it did (terminated, cut off from the broker)"],
+        ),
+        ({"ending": {"reason": "stop", "connected": False}, "last": 1}, []),
+    ],
+)
+def test_a_tail_that_may_be_missing_unseen_keeps_a_recording_from_being_complete(
+    how: dict[str, Any], unproven: list[str], tmp_path: Path
+) -> None:
+    record(tmp_path / "r.h5", [0, 1], birth=True, **how)
+
+    report = verify(tmp_path / "r.h5")
+
+    assert (report.unproven, report.complete) == (unproven, not unproven)
 
 
 def test_a_recording_without_a_clean_end_is_not_complete(tmp_path: Path) -> None:

@@ -33,7 +33,6 @@ check: $(VENV)/.check
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/basedpyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes ether
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.bench

@@ -36,6 +36,7 @@ check: $(VENV)/.check
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/messages.py $(BENCH_ARGS)
 
 wheel: $(VENV)/.build

@@ -33,10 +33,10 @@ check: $(VENV)/.check
 	$(BIN)/mypy
 	$(BIN)/mypy tests/typing
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/basedpyright --pythonpath $(BIN)/python --ignoreexternal --verifytypes ether
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/messages.py $(BENCH_ARGS)
 
 wheel: $(VENV)/.build

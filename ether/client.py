@@ -125,7 +125,7 @@ class Client:
                 logger.warning("%s: message on %r rejected: %s", self.name, message.topic, exc)
                 return True
             if message.topic == topics.RUN:
-                self.current_run = content
+                self.current_run = content if {"id", "name", "number", "started"} <= content.keys() else {}
             else:
                 self.session = content
             return True

@@ -15,6 +15,7 @@ import gc
 import ipaddress
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -35,10 +36,13 @@ _PARENT_GONE_GRACE_S = 5.0
 """After the parent died: how long its clients may still finish what they do."""
 
 
+_FORMAT = "%(asctime)s.%(msecs)03d - broker:%(process)d - %(levelname)s - %(message)s"
+
+
 def main() -> int:
     """Run until stopped; returns the exit code."""
     arguments = _arguments()
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=_FORMAT, datefmt="%Y-%m-%d %H:%M:%S")
     for library in ("amqtt", "transitions", "asyncio"):
         logging.getLogger(library).setLevel(logging.WARNING)
     _allow_open_files()
@@ -47,6 +51,9 @@ def main() -> int:
     except FolderInUse as exc:
         print(f"ether_broker: {exc}", file=sys.stderr)
         return 5
+    finally:
+        if arguments.remove_data and arguments.data is not None:
+            shutil.rmtree(arguments.data, ignore_errors=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -57,6 +64,7 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="keep retained messages and sessions here")
     parser.add_argument("--no-persist", action="store_true", help="keep everything in memory, whatever --data says")
+    parser.add_argument("--remove-data", action="store_true", help="remove the --data folder at the end: it is temporary")
     parser.add_argument("--parent-pipe", action="store_true", help="stop when stdin ends, that is when the parent died")
     return parser.parse_args()
 

@@ -120,6 +120,13 @@ class Account:
     def missing(self) -> int:
         return sum(track.missing() for track in self.tracks.values())
 
+    def all_said_goodbye(self) -> bool:
+        """Return whether every publisher has said its last numbers, and all up to them have come."""
+        return all(
+            track.last is not None and track.spans and track.spans[-1][1] >= track.last
+            for track in list(self.tracks.values())
+        )
+
     def duplicates(self) -> int:
         return sum(track.duplicates for track in self.tracks.values())
 

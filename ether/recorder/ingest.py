@@ -48,6 +48,7 @@ CONFIRM_S = 0.2
 _RETRY_S = 0.5
 _HOLE_S = 1.0
 _ORPHAN_S = 7.0
+_GOODBYES_S = 2.5
 _SEAL_S = 600.0
 _OVERHEAD = 200
 _RESERVED_FILTER = "ether/#"
@@ -558,7 +559,7 @@ class Recorder:
                 kwargs={"records": self.wanted, "exclude": self.ingest.exclude, "file": str(self.file)},
             )
         )  # fmt: skip
-        member.connection.subscribe(_pruned([*self.wanted, _RESERVED_FILTER]))
+        member.connection.subscribe(topics.widest([*self.wanted, _RESERVED_FILTER]))
         member.open(float(self.given.get("start_timeout", 10.0)))
         member.log_to_topic()
         member.set_status(State.READY)
@@ -604,6 +605,13 @@ class Recorder:
             self.reason = reason
             self.stopping.set()
 
+    def orphaned(self) -> None:
+        """The session's process is gone: its instances end by themselves, so give them time to say their last numbers."""
+        deadline = clock.monotonic() + _GOODBYES_S
+        while clock.monotonic() < deadline and not self.ingest.account.all_said_goodbye():
+            threading.Event().wait(0.05)
+        self.stop("the session's process died", within=_ORPHAN_S - _GOODBYES_S)
+
     def _stop_commanded(self) -> None:
         self.stop("stop")
 
@@ -637,7 +645,7 @@ class Recorder:
             if member.connection.connected:
                 detail = "" if code == 0 else f"not sealed; try `ether recover {self.file}`"
                 if code == 0:
-                    member.connection.unsubscribe(_pruned([*self.wanted, _RESERVED_FILTER]))
+                    member.connection.unsubscribe(topics.widest([*self.wanted, _RESERVED_FILTER]))
                 member.set_status(State.DISCONNECTED, detail)
             member.close(2.0)
         except EtherError as exc:
@@ -652,7 +660,7 @@ def main() -> None:
     try:
         recorder = Recorder(given)
         signal.signal(signal.SIGTERM, lambda *_: recorder.stop("terminated"))
-        process.on_orphaned(lambda: recorder.stop("the session's process died", within=_ORPHAN_S))
+        process.on_orphaned(recorder.orphaned)
         code = recorder.run()
     except EtherError as exc:
         logger.error("recorder: %s", exc)
@@ -675,19 +683,6 @@ def _without_secrets(payload: bytes) -> bytes:
         return payload
     clean = redacted(content)
     return payload if clean == content else json.dumps(clean, separators=(",", ":")).encode()
-
-
-def _pruned(filters: list[str]) -> list[str]:
-    """Return the filters without those another covers: overlapping subscriptions may deliver a message twice."""
-    unique = list(dict.fromkeys(filters))
-
-    def covered(narrow: str) -> bool:
-        return any(
-            wide != narrow and topics.matches(wide, narrow) and (wide.endswith("#") or not narrow.endswith("#"))
-            for wide in unique
-        )
-
-    return [each for each in unique if not covered(each)]
 
 
 def _beside(file: Path) -> Path:

@@ -103,7 +103,9 @@ def ether_side(url: str, task: str) -> dict[str, float]:
 def paho_side(url: str, task: str) -> dict[str, float]:
     if task == "calls":
         return _with_child(url, "paho-answer", lambda: _paho_calls(url))
-    with subprocess.Popen([sys.executable, __file__, "--role", f"paho-sink-{task}", url], stdout=subprocess.PIPE) as sink:
+    with subprocess.Popen(
+        [sys.executable, __file__, "--role", f"paho-sink-{task}", url], stdout=subprocess.PIPE
+    ) as sink:
         assert sink.stdout is not None
         sink.stdout.readline()
         subprocess.run([sys.executable, __file__, "--role", f"paho-source-{task}", url], check=True)
@@ -198,7 +200,9 @@ def _paho_calls(url: str) -> dict[str, float]:
 
 
 def faststream_side(url: str, task: str) -> dict[str, float]:
-    with subprocess.Popen([sys.executable, __file__, "--role", f"faststream-sink-{task}", url], stdout=subprocess.PIPE) as sink:
+    with subprocess.Popen(
+        [sys.executable, __file__, "--role", f"faststream-sink-{task}", url], stdout=subprocess.PIPE
+    ) as sink:
         assert sink.stdout is not None
         sink.stdout.readline()
         subprocess.run([sys.executable, __file__, "--role", f"faststream-source-{task}", url], check=True)
@@ -326,7 +330,12 @@ def main() -> None:
         base = _medians(per_side["paho"])
         for name, runs in per_side.items():
             found = _medians(runs)
-            print(f"  {name:11s}", "  ".join(f"{k} {v:9.2f} ({v / base[k]:.2f}x)" if base[k] else f"{k} {v:.0f}" for k, v in found.items()))
+            print(
+                f"  {name:11s}",
+                "  ".join(
+                    f"{k} {v:9.2f} ({v / base[k]:.2f}x)" if base[k] else f"{k} {v:.0f}" for k, v in found.items()
+                ),
+            )
     if options.json:
         options.json.write_text(json.dumps(results, indent=1))
 

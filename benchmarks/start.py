@@ -38,7 +38,11 @@ class Double:
 
 def session(broker: str, idle_s: float) -> dict[str, float]:
     """Return the figures of one session."""
-    config: dict[str, Any] = {"broker": broker, "session": {"data": tempfile.mkdtemp(prefix="ether-bench-")}, "instances": {}}
+    config: dict[str, Any] = {
+        "broker": broker,
+        "session": {"data": tempfile.mkdtemp(prefix="ether-bench-")},
+        "instances": {},
+    }
     for name, kind in (("source", "Source"), ("a", "Double"), ("b", "Double"), ("c", "Double")):
         config["instances"][name] = {"class_path": f"start.{kind}"}
     begun = time.perf_counter()

@@ -24,7 +24,7 @@ from ether.model import Annotation, Message, Reading, Run, State, Status
 if TYPE_CHECKING:
     from ether.config import Config
     from ether.recorder.reader import Recording
-    from ether.recorder.reader import open_recording as open  # noqa: A004 - ether.open(path) reads as it should
+    from ether.recorder.reader import open_recording as open
     from ether.session import Ether, ether
 
 __version__ = "0.1.0"
@@ -64,7 +64,9 @@ _LAZY = {
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
-        hint = "; the session's methods are on the object: `from ether import ether`" if not name.startswith("_") else ""
+        hint = (
+            "; the session's methods are on the object: `from ether import ether`" if not name.startswith("_") else ""
+        )
         raise AttributeError(f"module 'ether' has no attribute {name!r}{hint}")
     from importlib import import_module
 

@@ -160,7 +160,13 @@ class Client:
             # Rule 1: a last will of an earlier boot says nothing about this one.
             if status and known and status.state is State.LOST and status.boot and known.boot != status.boot:
                 return
-            if status and known and status.state is known.state is State.LOST and known.detail and known.boot == status.boot:
+            if (
+                status
+                and known
+                and status.state is known.state is State.LOST
+                and known.detail
+                and known.boot == status.boot
+            ):
                 if status.detail == "connection lost":
                     return  # the will comes after who knew better
             if status is None:
@@ -207,7 +213,9 @@ class Client:
         """Know every status and description from now on; returns when the retained ones have come."""
         if self._watching:
             return
-        self.connection.subscribe([topics.status("+"), topics.about("+"), topics.RUN, topics.SESSION, self._reply_topic])
+        self.connection.subscribe(
+            [topics.status("+"), topics.about("+"), topics.RUN, topics.SESSION, self._reply_topic]
+        )
         self.echo()
         self._watching = True
 
@@ -334,7 +342,9 @@ class Client:
             name = found[next(self._turns.setdefault(target, count())) % len(found)]
             about = self.abouts.get(name)
         if about is not None and method not in about.calls and not _handles(about, method):
-            raise CallError(f"{name} has no method {method!r} to call; it has {', '.join(sorted(about.calls)) or 'none'}")
+            raise CallError(
+                f"{name} has no method {method!r} to call; it has {', '.join(sorted(about.calls)) or 'none'}"
+            )
         return name
 
     def request(
@@ -369,7 +379,8 @@ class Client:
             raise CallError(f"nobody subscribes to {topic!r}")
         limit = CALL_TIMEOUT_S if timeout is None else timeout
         deadline = clock.monotonic() + limit
-        results, failures = {}, []
+        results: dict[str, Any] = {}
+        failures: list[CallError] = []
         for label, future in futures.items():
             try:
                 results[label] = future.result(max(0.0, deadline - clock.monotonic()))

@@ -29,7 +29,7 @@ def text(unix_s: float) -> str:
 
 def compact(unix_s: float) -> str:
     """Return ``20260116-112842``, local time, fit for a file name."""
-    return datetime.fromtimestamp(unix_s).strftime("%Y%m%d-%H%M%S")  # noqa: DTZ006 - what the user's wall clock says
+    return datetime.fromtimestamp(unix_s).strftime("%Y%m%d-%H%M%S")
 
 
 SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}

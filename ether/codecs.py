@@ -289,7 +289,7 @@ def _decode_cbor(payload: bytes) -> Any:
 
     try:
         return cbor2.loads(payload[len(CBOR_MAGIC) :], tag_hook=_read_tag)
-    except Exception as exc:  # noqa: BLE001 - cbor2 lets errors of every type out of damaged input
+    except Exception as exc:
         raise PayloadError(f"damaged CBOR: {exc}") from exc
 
 

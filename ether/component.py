@@ -180,7 +180,7 @@ def _marked(
                 problems.append(f"{owner.__qualname__}.{name}: a {kind} cannot be marked; drop @{kind}")
             elif marks := marks_of(attribute):
                 found[name] = (owner.__name__, marks)
-    for name, marks in extra.items():
+    for name, further in extra.items():
         attribute = inspect.getattr_static(target, name, None)
         if isinstance(attribute, (classmethod, staticmethod)):
             problems.append(f"{target.__qualname__}.{name}: a {type(attribute).__name__} cannot be marked")
@@ -188,7 +188,7 @@ def _marked(
             problems.append(f"{target.__qualname__} has no method `{name}`{suggest(name, dir(target))}")
         else:
             owner_name, own = found.get(name, (target.__name__, ()))
-            found[name] = (owner_name, (*own, *marks))
+            found[name] = (owner_name, (*own, *further))
     return found
 
 
@@ -245,7 +245,7 @@ def _hints(function: Any) -> dict[str, Any]:
     target = inspect.unwrap(function)
     try:
         return typing.get_type_hints(target, include_extras=True)
-    except Exception:  # noqa: BLE001 - resolving runs whatever the user wrote
+    except Exception:  # noqa: BLE001, S110 - resolving runs whatever the user wrote
         pass
     found = {}
     for name, annotation in getattr(target, "__annotations__", {}).items():
@@ -388,7 +388,11 @@ class Parameters:
         return self
 
     def _note_whole(self, name: str, annotation: Any) -> None:
-        if _is_model(annotation) or is_typeddict(annotation) or (is_dataclass(annotation) and annotation is not Reading):
+        if (
+            _is_model(annotation)
+            or is_typeddict(annotation)
+            or (is_dataclass(annotation) and annotation is not Reading)
+        ):
             adapter = _adapter(annotation)
             if adapter is not None:
                 self._whole[name] = adapter
@@ -446,7 +450,7 @@ class Parameters:
         return positional, found
 
     def _validated(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Try the readings of a message that its parameters allow, the likeliest first; report the first one's error."""
+        """Try the readings of a message that its parameters allow, likeliest first; report the first one's error."""
         attempts: list[Callable[[], dict[str, Any]]] = []
         assert self._fields is not None
         by_field = self._fields
@@ -487,8 +491,8 @@ def _build_fields(label: str, annotations: dict[str, Any], config: ConfigDict) -
     """Return the validator of a method's fields; an annotation that pydantic cannot read accepts anything."""
 
     def build(wanted: dict[str, Any]) -> TypeAdapter[Any]:
-        shape = TypedDict(label.replace(".", "_"), wanted)  # type: ignore[misc,operator]  # built at run time
-        shape.__pydantic_config__ = config
+        shape = TypedDict(label.replace(".", "_"), wanted)  # type: ignore[misc]  # built at run time
+        shape.__pydantic_config__ = config  # type: ignore[attr-defined]  # where pydantic looks for it
         return TypeAdapter(shape)
 
     try:
@@ -609,7 +613,7 @@ def bind(target: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[
         ComponentError: abstract class, or arguments that are missing, unknown or of the wrong type; one line each.
     """
     if inspect.isabstract(target):
-        missing = ", ".join(sorted(target.__abstractmethods__))
+        missing = ", ".join(sorted(target.__abstractmethods__))  # type: ignore[attr-defined]  # an abstract class has it
         raise ComponentError(f"{target.__qualname__} is abstract; it lacks {missing}")
     try:
         signature = inspect.signature(target)
@@ -659,7 +663,7 @@ def check(config: Config) -> list[Problem]:
             Component.of(load_class(path), registry_marks(entry.methods))
         except ComponentError as exc:
             note(("registry", path), exc)
-    for key, instance in {key: instance for key, instance in config.named().values()}.items():
+    for key, instance in dict(config.named().values()).items():
         at: tuple[Any, ...] = ("instances", key, "class_path")
         try:
             target = config.classes.get(instance.class_path) or load_class(instance.class_path)
@@ -670,5 +674,3 @@ def check(config: Config) -> list[Problem]:
         except ComponentError as exc:
             note(at, exc)
     return problems
-
-

@@ -7,11 +7,10 @@ Nothing of the user's is imported here; `ether.component.check` looks at the cla
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 import string
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
@@ -1153,7 +1152,7 @@ class Config(_Section):
         for key, instance in self.instances.items():
             kwargs = {name: value for name, value in instance.kwargs.items() if name != "ether_name"}
             plain = instance.model_copy(update={"kwargs": kwargs})
-            found |= {name: (key, plain) for name in _names(key, instance.kwargs, instance.replicas)}
+            found |= dict.fromkeys(_names(key, instance.kwargs, instance.replicas), (key, plain))
         return found
 
     def where(self, *path: PathPart) -> str:

@@ -21,7 +21,7 @@ from dataclasses import MISSING, asdict
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import ether as package
@@ -56,7 +56,7 @@ class Guest:
         self.url, self.namespace, self.tls = url, namespace, tls
         self.connection = Connection(url, name, namespace=namespace, tls=tls)
         self.client = Client(self.connection, name, boot)
-        self.connection.on_message = lambda message, receipt: self.client.take(message) and None
+        self.connection.on_message = lambda message, receipt: self.client.take(message)
 
     def open(self, timeout: float = 5.0) -> None:
         self.connection.open(timeout)
@@ -87,7 +87,9 @@ def join(config: Config, only: bool) -> Guest | None:
             entry = runtime.find(config.session.name)
         if entry is None:
             if only:
-                raise BrokerError("no session runs on this machine; start one with `ether up FILE`, or set ETHER_BROKER")
+                raise BrokerError(
+                    "no session runs on this machine; start one with `ether up FILE`, or set ETHER_BROKER"
+                )
             return None
         url, namespace = entry["url"], entry["namespace"]
     guest = Guest(url, namespace, _tls(config))
@@ -100,7 +102,8 @@ def _tls(config: Config) -> Tls | None:
     tls = config.broker.tls
     if tls is None:
         return None
-    return Tls(*(None if path is None else str(path) for path in (tls.ca, tls.cert, tls.key)), tls.insecure)
+    ca, cert, key = (None if path is None else str(path) for path in (tls.ca, tls.cert, tls.key))
+    return Tls(ca, cert, key, tls.insecure)
 
 
 def _url(config: Config) -> str | None:
@@ -289,7 +292,7 @@ class Host:
         return orders
 
     def _needs_pickle(self, instance: InstanceConfig) -> bool:
-        """Return whether JSON and an import would not do: a class of the running script, or arguments that are objects."""
+        """Return whether JSON and an import would not do: a class of the running script, or objects as arguments."""
         target = self.config.classes.get(instance.class_path) or load_class(instance.class_path)
         if target.__module__ == "__main__" or "<locals>" in target.__qualname__:
             return True
@@ -330,7 +333,9 @@ class Host:
             client.wait_for(lambda: all(name in self._failures or state(name) is State.READY for name in names), 0.3)
             raise StartError(dict(self._failures))
         if late:
-            raise StartError({name: f"not ready within {timeout:g} s (it is {state(name) or 'silent'})" for name in late})
+            raise StartError(
+                {name: f"not ready within {timeout:g} s (it is {state(name) or 'silent'})" for name in late}
+            )
 
     def launch(self, names: list[str]) -> None:
         """Start instances that are declared and do not run; return when they are ready."""
@@ -546,7 +551,9 @@ def _pickled(content: Any) -> bytes:
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
         # Dataclasses compare with this object by identity, which a copy would break.
-        dispatch_table = ChainMap({type(MISSING): lambda _: "MISSING"}, cloudpickle.Pickler.dispatch_table)
+        dispatch_table: ClassVar[Any] = ChainMap(
+            {type(MISSING): lambda _: "MISSING"}, cloudpickle.Pickler.dispatch_table
+        )
 
     buffer = io.BytesIO()
     Pickler(buffer).dump(content)
@@ -554,8 +561,9 @@ def _pickled(content: Any) -> bytes:
 
 
 def _named_in_annotations(target: type) -> dict[str, Any]:
-    """Return what a class's annotations name, where they are text: what travels with a class by value is only what
-    its code names.
+    """Return what a class's annotations name, where they are text.
+
+    What travels with a class by value is only what its code names.
     """
     found: dict[str, Any] = {}
     todo: list[Any] = [target]
@@ -633,7 +641,9 @@ def _not_yet(config: Config) -> list[str]:
         found.append(f"{config.where('record', 'rotate')}: one file is written; parts are not rotated in this version")
     for key, instance in config.instances.items():
         if instance.host is not None:
-            found.append(f"{config.where('instances', key, 'host')}: started on this machine; there are no agents in this version")
+            found.append(
+                f"{config.where('instances', key, 'host')}: started on this machine; this version has no agents"
+            )
         if instance.health.hang_after is not None:
             found.append(f"{config.where('instances', key, 'health')}: hangs are not watched for in this version")
     if config.expect:
@@ -654,7 +664,9 @@ def _provenance(config: Config) -> dict[str, Any]:
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "user": _user(),
-        "packages": dict(sorted((d.metadata["Name"], d.version) for d in metadata.distributions() if d.metadata["Name"])),
+        "packages": dict(
+            sorted((d.metadata["Name"], d.version) for d in metadata.distributions() if d.metadata["Name"])
+        ),
         "git": _git(),
     }
 
@@ -672,4 +684,3 @@ def _git() -> dict[str, Any] | None:
         return {"commit": commit, "dirty": bool(status), "diff": ask("diff", "HEAD")[:1_000_000] if status else ""}
     except (OSError, subprocess.SubprocessError):
         return None
-

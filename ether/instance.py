@@ -76,7 +76,8 @@ class _Published:
         return getattr(self._plain, name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return getattr, (self._plain.__self__, self._method.name)  # a copy or pickle has the plain method
+        bound: Any = self._plain
+        return getattr, (bound.__self__, self._method.name)  # a copy or pickle has the plain method
 
 
 class Instance:
@@ -480,7 +481,7 @@ class Instance:
     def _report(self, method: Method, exc: BaseException, message: Message | None = None) -> None:
         self.member.counts["failed"] += 1
         self._failing.add(method.name)
-        first = not self.member.state == State.ALERT or clock.monotonic() - self._failed_at > _ALERT_HOLDS_S
+        first = self.member.state != State.ALERT or clock.monotonic() - self._failed_at > _ALERT_HOLDS_S
         self._failed_at = clock.monotonic()
         what = f"{method.label} raised {type(exc).__name__}: {exc}"
         where = f" (at a {_described(message)})" if message is not None else ""
@@ -598,7 +599,11 @@ class Instance:
 
     def _batch_age(self, key: tuple[str, str]) -> float:
         return min(
-            (output.batch_s for output in self.component.methods[key[0]].outputs if output.topic == key[1] and output.batch_s),
+            (
+                output.batch_s
+                for output in self.component.methods[key[0]].outputs
+                if output.topic == key[1] and output.batch_s
+            ),
             default=float("inf"),
         )
 

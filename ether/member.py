@@ -38,7 +38,7 @@ def read_status(payload: bytes) -> Status | None:
     A plain word (``ready``) is accepted from small devices.
     """
     try:
-        found = pydantic_core.from_json(payload) if payload[:1] == b"{" else {"state": payload.decode()}
+        found: dict[str, Any] = pydantic_core.from_json(payload) if payload[:1] == b"{" else {"state": payload.decode()}
         return Status(
             State(found["state"]),
             str(found.get("boot", "")),
@@ -84,7 +84,7 @@ class Member:
         """What the status tells: received, handled, failed, rejected, published, missed, queued …"""
         self.describe: Callable[[], dict[str, int]] = lambda: {}
         """Called for each status: counts that are derived rather than kept."""
-        self.on_message: Callable[[Message, Receipt | None], None] = lambda message, receipt: None
+        self.on_message: Callable[[Message, Receipt | None], object] = lambda message, receipt: None
         self.on_up: Callable[[bool], None] = lambda session_present: None
         self._about: About | None = None
         self._status_topic = topics.status(name)
@@ -215,12 +215,15 @@ class _LogToTopic(logging.Handler):
             return
         self._busy.now = True
         try:
-            content = {"level": record.levelname, "message": self.format(record), "logger": record.name, "t": record.created}
+            content = {
+                "level": record.levelname,
+                "message": self.format(record),
+                "logger": record.name,
+                "t": record.created,
+            }
             if self._member.connection.connected:
                 self._member.connection.publish(topics.log(self._member.name), json.dumps(content).encode(), 0)
         except Exception:  # noqa: BLE001 - logging must not raise; stderr has the record
             self.handleError(record)
         finally:
             self._busy.now = False
-
-

@@ -195,7 +195,7 @@ class _Client(Client):
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         rc = super().loop_read(max_packets)
-        while rc == 0 and self._sock is not None and self._sock.pending():
+        while rc == 0 and self._sock is not None and self._sock.pending():  # type: ignore[attr-defined]  # it is a _ReadAhead
             rc = super().loop_read(max_packets)
         if rc == 0 and self._out_packet and self._sock is not None:
             self._packet_write()  # the acknowledgements of all that was read, together
@@ -244,7 +244,7 @@ class _Client(Client):
                 self._out_packet.appendleft(packet)
                 break
             if packet["info"] is not None and packet["qos"] == 0:
-                packet["info"]._set_as_published()  # as paho does once it has written a QoS 0 message
+                packet["info"]._set_as_published()  # noqa: SLF001 - as paho does once it has written a QoS 0 message
             joined.append(packet["packet"])
             size += len(packet["packet"])
         if joined:
@@ -291,7 +291,9 @@ class _Client(Client):
         except UnicodeDecodeError:
             logger.warning("a message on a topic that is no UTF-8 was dropped: %r", content[2:end])
         else:
-            self._deliver(topic, content[end + 2 :] if qos else content[end:], qos, bool(head & 1), bool(head & _DUP), packet_id)
+            self._deliver(
+                topic, content[end + 2 :] if qos else content[end:], qos, bool(head & 1), bool(head & _DUP), packet_id
+            )
             if self._manual_ack:
                 return MQTTErrorCode.MQTT_ERR_SUCCESS
         return self._send_puback(packet_id) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
@@ -329,7 +331,7 @@ class Connection:
         self.address = Address.parse(url)
         self.client_id = client_id
         self.namespace = namespace
-        self.on_message: Callable[[Message, Receipt | None], None] = lambda message, receipt: None
+        self.on_message: Callable[[Message, Receipt | None], object] = lambda message, receipt: None
         self.on_up: Callable[[bool], None] = lambda session_present: None
         self.on_down: Callable[[str], None] = lambda reason: None
         self.manual_ack = manual_ack
@@ -411,7 +413,7 @@ class Connection:
 
         In the network thread it returns at once.
         """
-        added = {topic_filter: qos for topic_filter in filters}
+        added = dict.fromkeys(filters, qos)
         self._filters.update(added)
         if added and self.connected:
             self._ask(
@@ -424,9 +426,7 @@ class Connection:
         """Unsubscribe; returns when the broker has confirmed it."""
         removed = [topic_filter for topic_filter in filters if self._filters.pop(topic_filter, None) is not None]
         if removed and self.connected:
-            self._ask(
-                lambda: self._client.unsubscribe([topics.join(self.namespace, name) for name in removed])
-            )
+            self._ask(lambda: self._client.unsubscribe([topics.join(self.namespace, name) for name in removed]))
 
     def _ask(self, send: Callable[[], tuple[MQTTErrorCode, int | None]]) -> None:
         """Send a SUBSCRIBE or UNSUBSCRIBE and wait for its answer; a reconnect answers too, as it renews them all."""
@@ -460,7 +460,9 @@ class Connection:
             raise BrokerError(f"{self.client_id}: the connection to {self.address} is closed; {topic!r} was not sent")
         full_topic = topics.join(self.namespace, topic)
         if len(payload) > _MAX_PAYLOAD:
-            raise PayloadError(f"{topic!r}: {len(payload)} bytes; MQTT carries {_MAX_PAYLOAD} at most, so send it in parts")
+            raise PayloadError(
+                f"{topic!r}: {len(payload)} bytes; MQTT carries {_MAX_PAYLOAD} at most, so send it in parts"
+            )
         if qos < 2:
             return client.send(full_topic.encode(), payload, qos, retain)
         rc = client.publish(full_topic, payload, qos, retain).rc
@@ -498,7 +500,7 @@ class Connection:
             client.write_now()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until the broker has confirmed all QoS 1 messages and taken the others; False when `timeout` ended it."""
+        """Wait until the broker has confirmed all QoS 1 messages and taken the others; False after `timeout`."""
         deadline = clock.monotonic() + timeout
         while self._client.unacknowledged or self._client.unwritten:
             left = deadline - clock.monotonic()
@@ -597,9 +599,7 @@ class Connection:
             event.set()
 
     def _received(self, message: MQTTMessage) -> None:
-        self._delivered(
-            message.topic, bytes(message.payload), message.qos, message.retain, message.dup, message.mid
-        )
+        self._delivered(message.topic, bytes(message.payload), message.qos, message.retain, message.dup, message.mid)
 
     def _delivered(self, topic: str, payload: bytes, qos: int, retain: bool, dup: bool, packet_id: int) -> None:
         receipt = Receipt(packet_id, qos, self._generation) if qos else None

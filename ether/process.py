@@ -36,7 +36,9 @@ def spawn(module: str, name: str, **options: Any) -> subprocess.Popen[bytes]:
         options: for Popen.
     """
     warnings = [argument for option in sys.warnoptions for argument in ("-W", option)]
-    code = f"import os, sys; sys.path[:] = os.environ.pop({_PATH!r}).split(os.pathsep); from {module} import main; main()"
+    code = (
+        f"import os, sys; sys.path[:] = os.environ.pop({_PATH!r}).split(os.pathsep); from {module} import main; main()"
+    )
     return subprocess.Popen(
         [sys.executable, "-u", *warnings, "-c", code, name],  # -u: prints appear when they are made
         stdin=subprocess.PIPE,
@@ -55,7 +57,7 @@ def give_orders(child: subprocess.Popen[bytes], content: dict[str, Any]) -> None
 
 def orders() -> dict[str, Any]:
     """Return the parent's orders; from then on stdin is empty for everybody else."""
-    global _pipe  # noqa: PLW0603 - one stdin, one pipe
+    global _pipe
     _pipe = os.dup(0)
     os.set_inheritable(_pipe, False)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -21,7 +21,11 @@ def folder() -> Path:
 
 
 def remember(entry: dict[str, Any]) -> Path:
-    """Write down a session (``id``, ``name``, ``namespace``, ``url``, ``pid``, ``started``); only its user may read it."""
+    """Write down a session; only its user may read it.
+
+    Args:
+        entry: ``id``, ``name``, ``namespace``, ``url``, ``pid``, ``started``.
+    """
     place = folder()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = place / f"{entry['id']}.json"

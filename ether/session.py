@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ether import clock
+from ether import clock, model
 from ether.errors import BrokerError, CallError, EtherError, SessionError
 from ether.model import Annotation, Reading, Run, State
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Ether", "RunHandle", "Summary", "ether", "main"]
 
 logger = logging.getLogger("ether")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ class Ether:
 
     # --- instances
 
-    def add(self, target: Any, name: str | None = None) -> Any:
+    def add(self, target: T, name: str | None = None) -> T:
         """Make an object, created by hand in this process, an instance of the session, and return it.
 
         From now on its handlers run in a thread of its own, its results are published when its methods are called.
@@ -261,7 +263,8 @@ class Ether:
         owner = self._host
         if owner is None:
             raise SessionError("only the process that began the session can add instances; start one with tap(config)")
-        return add(owner, target, name or type(target).__name__.lower())
+        add(owner, target, name or type(target).__name__.lower())
+        return target
 
     def launch(self, name: str) -> None:
         """Start an instance that was declared with ``autorun: false`` (or has ended), and wait until it is ready."""
@@ -300,7 +303,7 @@ class Ether:
         """Publish a value by hand."""
         self._need().pub(data, topic, qos, retain)
 
-    def subscribe(self, topic_filter: str, callback: Callable[[Reading], None]) -> Subscription:
+    def subscribe(self, topic_filter: str, callback: Callable[[model.Reading], None]) -> Subscription:
         """Call back with each reading of a topic filter, in the network thread; ``stop()`` ends it."""
         return self._need().subscribe(topic_filter, callback)
 
@@ -378,7 +381,9 @@ class Ether:
                 self._later.pop(getattr(future, "id", ""), None)
         return result
 
-    def sync(self, topic: str, data: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> dict[str, Any]:
+    def sync(
+        self, topic: str, data: Mapping[str, Any] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
         """Have all subscribers of a topic handle `data`; returns when all have finished, raises if one failed."""
         return self._need().sync(topic, data, timeout)
 
@@ -432,9 +437,7 @@ class Ether:
             self._run_count = number = max(self._run_count, int(client.current_run.get("number", 0))) + 1
         else:
             number = self._trial_counts[parent.id] = self._trial_counts.get(parent.id, 0) + 1
-        run = Run(
-            secrets.token_hex(8), name, number, clock.now(), metadata, parent.id if parent is not None else None
-        )
+        run = Run(secrets.token_hex(8), name, number, clock.now(), metadata, parent.id if parent is not None else None)
         self._runs.append(run)
         client.announce_run(run, run)
         return RunHandle(self, run)
@@ -536,7 +539,7 @@ def main() -> None:
     tls = Tls(**orders["tls"]) if orders["tls"] else None
     member = Member(orders["url"], name, namespace=orders["namespace"], tls=tls)
     client = Client(member.connection, name, member.boot)
-    member.on_message = lambda message, receipt: client.take(message) and None
+    member.on_message = lambda message, receipt: client.take(message)
     try:
         member.open(orders["start_timeout"])
     except BrokerError as exc:
@@ -544,9 +547,9 @@ def main() -> None:
     member.log_to_topic()
     ether._attach(client)  # noqa: SLF001 - user code in this process calls through it
     try:
-        cls, args, kwargs = _unpack(orders, load_class)
+        cls, given, kwargs = _unpack(orders, load_class)
         component = Component.of(cls, registry_marks(orders["marks"]))
-        args, kwargs = bind(cls, args, kwargs)
+        args, kwargs = bind(cls, given, kwargs)
         target = cls(*args, **kwargs)
         shown = json.loads(json.dumps(orders["shown_kwargs"], default=repr))
         instance = Instance(component, target, member, kwargs=shown, drain_timeout=orders["drain_timeout"])

@@ -356,7 +356,9 @@ def script(workdir: Path) -> Iterator[Callable[..., Script]]:
     """Start a script in the working directory, with every warning an error."""
     started: list[Script] = []
 
-    def start(text: str, *arguments: str, name: str = "messung.py", python: list[str] | None = None, **env: str) -> Script:
+    def start(
+        text: str, *arguments: str, name: str = "messung.py", python: list[str] | None = None, **env: str
+    ) -> Script:
         path = workdir / name
         path.write_text(textwrap.dedent(text), encoding="utf-8")
         popen = subprocess.Popen(

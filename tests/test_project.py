@@ -30,7 +30,10 @@ def _locked() -> set[str]:
 
 def test_the_lock_pins_every_direct_dependency() -> None:
     groups = PROJECT["dependency-groups"].values()
-    wanted = [*PROJECT["project"]["dependencies"], *(line for group in groups for line in group if isinstance(line, str))]
+    wanted = [
+        *PROJECT["project"]["dependencies"],
+        *(line for group in groups for line in group if isinstance(line, str)),
+    ]
     names = {_normal(re.split(r"[<>=\[ ]", line)[0]) for line in wanted}
 
     assert names - _locked() == set()
@@ -69,7 +72,9 @@ def test_every_public_name_is_there(name: str) -> None:
 
 
 def test_public_names_are_in_the_reference() -> None:
-    pages = "".join((ROOT / f"docs/reference/{page}.md").read_text(encoding="utf-8") for page in ("decorators", "python"))
+    pages = "".join(
+        (ROOT / f"docs/reference/{page}.md").read_text(encoding="utf-8") for page in ("decorators", "python")
+    )
 
     assert [name for name in ether.__all__ if f"{name}" not in pages] == []
 

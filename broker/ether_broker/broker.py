@@ -63,7 +63,9 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         FolderInUse: another broker works in `data`.
     """
 
-    def __init__(self, config: BrokerConfig | dict[str, Any], data: Path | None = None, limits: Limits | None = None):
+    def __init__(
+        self, config: BrokerConfig | dict[str, Any], data: Path | None = None, limits: Limits | None = None
+    ) -> None:
         super().__init__(config)
         if self.plugins_manager._topic_plugins:
             raise BrokerError("topic plug-ins are not supported: they would cost a task per message")

@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A socket was accepted. asyncio has set TCP_NODELAY on it."""
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=256 * 1024)
         self.connected_at = self.heard_at = self.broker.loop.time()
         peer = transport.get_extra_info("peername")

@@ -32,7 +32,8 @@ def choose(kind: str, *, url: str | None = None, listen: str | None = None, fold
     """Return the broker a configuration asks for, not yet started.
 
     Args:
-        kind: ``auto`` (Mosquitto where it is installed, else the embedded one), ``embedded``, ``mosquitto``, ``external``.
+        kind: ``auto`` (Mosquitto where it is installed, else the embedded one), ``embedded``, ``mosquitto`` or
+            ``external``.
         url: of the external one.
         listen: ``host:port`` of one we start; None is 127.0.0.1 at MQTT's port, or a free one where that is taken.
         folder: where one we start keeps what must survive it; a temporary folder by default.

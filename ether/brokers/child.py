@@ -75,7 +75,7 @@ class ChildBroker:
         return self
 
     def _start_at_a_port(self) -> None:
-        """Start at the given port; without one, at MQTT's or any: whoever takes it after our look makes us look again."""
+        """Start at the given port; without one, at MQTT's or any: if it is taken after our look, we look again."""
         if self._given:
             self._start()
             return

@@ -50,9 +50,7 @@ class Mosquitto(ChildBroker):
         if os.name == "posix":
             doomed = str(self.folder) if self._folder is None else ""
             command = ["/bin/sh", "-c", _GUARDED, program, str(configuration), doomed]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-        )
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         threading.Thread(target=self._log, args=(self.process.stderr,), name="mosquitto", daemon=True).start()
         self._wait_until_it_answers()
 
@@ -99,7 +97,7 @@ class Mosquitto(ChildBroker):
                 code = self.process.wait(0.01)
             except subprocess.TimeoutExpired:
                 continue
-            raise BrokerError(f"mosquitto did not start at {self.host}:{self.port} (exit code {code}); is the port taken?")
+            raise BrokerError(
+                f"mosquitto did not start at {self.host}:{self.port} (exit code {code}); is the port taken?"
+            )
         raise BrokerError(f"mosquitto did not answer at {self.host}:{self.port} within {_START_S:g} s")
-
-

@@ -41,7 +41,7 @@ def _time(text: str | None, option: str) -> float | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         try:
-            today = datetime.now().date()  # noqa: DTZ005 - what the user's wall clock says
+            today = datetime.now().date()
             moment = datetime.fromisoformat(f"{today.isoformat()}T{text}")
         except ValueError:
             raise typer.BadParameter(

@@ -46,7 +46,7 @@ PINGREQ, DISCONNECT = b"\xc0\x00", b"\xe0\x00"
 # -- bytes --
 
 
-class wire:  # noqa: N801  # a namespace, read as wire.publish(...)
+class wire:  # a namespace, read as wire.publish(...)
     """Packets as bytes, right or deliberately wrong."""
 
     @staticmethod
@@ -932,7 +932,7 @@ class BrokerContract:
             publisher.publish(f"job/{number}", b"%d" % number)
 
         shares = [[int(m.payload) for m in worker.drain()] for worker in workers]
-        assert sorted(sum(shares, [])) == list(range(30))
+        assert sorted(number for share in shares for number in share) == list(range(30))
         assert [len(share) for share in shares] == [10, 10, 10]
         assert len(plain.messages(30)) == 30
 

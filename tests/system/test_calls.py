@@ -96,12 +96,18 @@ def desk(add):
 
 
 def test_a_call_returns_the_result(shared, desk):
-    results = shared.get("desk", "add", a=1, b=2), shared.get("desk", "add", {"a": 1}), shared.request("desk", "nothing")
+    results = (
+        shared.get("desk", "add", a=1, b=2),
+        shared.get("desk", "add", {"a": 1}),
+        shared.request("desk", "nothing"),
+    )
 
     assert results == (3, 2, None)
 
 
-@pytest.mark.parametrize("value", [1, 1.5, "ä", None, True, [1, None], {"a": {"b": [1]}}, b"\x00", {"value": 1}, {}, {"_x": 1}], ids=repr)
+@pytest.mark.parametrize(
+    "value", [1, 1.5, "ä", None, True, [1, None], {"a": {"b": [1]}}, b"\x00", {"value": 1}, {}, {"_x": 1}], ids=repr
+)
 def test_params_and_results_of_every_kind_travel(shared, desk, value):
     assert shared.get("desk", "echo", value=value) == value
 

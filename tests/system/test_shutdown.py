@@ -166,10 +166,9 @@ def test_tap_with_restart_begins_anew(ether):
 
 
 def test_the_session_context_manager_does_both_ends(ether, processes):
-    with pytest.raises(ZeroDivisionError):
-        with ether.session(_config(echo={"class_path": "lab_parts.Echo"})) as lab:
-            assert lab.get("echo", "where")["word"] == "hello"
-            1 / 0  # noqa: B018 - the exception is the point
+    with pytest.raises(ZeroDivisionError), ether.session(_config(echo={"class_path": "lab_parts.Echo"})) as lab:
+        assert lab.get("echo", "where")["word"] == "hello"
+        1 / 0
 
     assert (ether.tapped, processes()) == (False, [])
 
@@ -180,9 +179,17 @@ ENDINGS = {
     "falls off its end": ("", None, 0),
     "raises": ("raise RuntimeError('the script failed')", None, 1),
     "sys.exit": ("sys.exit(3)", None, 3),
-    "Ctrl-C": ("import threading; print('runs', flush=True); threading.Event().wait(30)", signal.SIGINT, -signal.SIGINT),
+    "Ctrl-C": (
+        "import threading; print('runs', flush=True); threading.Event().wait(30)",
+        signal.SIGINT,
+        -signal.SIGINT,
+    ),
     "SIGTERM": ("import threading; print('runs', flush=True); threading.Event().wait(30)", signal.SIGTERM, 143),
-    "Ctrl-C in a call": ("print('runs', flush=True); ether.get('echo', 'sleep', seconds=1.0)", signal.SIGINT, -signal.SIGINT),
+    "Ctrl-C in a call": (
+        "print('runs', flush=True); ether.get('echo', 'sleep', seconds=1.0)",
+        signal.SIGINT,
+        -signal.SIGINT,
+    ),
 }
 
 
@@ -219,7 +226,9 @@ def test_however_a_script_ends_its_own_broker_ends_too(script, workdir, how, kin
 
 
 @pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
-def test_kill_9_of_the_host_leaves_no_child_and_the_next_tap_starts_clean(script, workdir, processes, until, machine, kind):
+def test_kill_9_of_the_host_leaves_no_child_and_the_next_tap_starts_clean(
+    script, workdir, processes, until, machine, kind
+):
     text = f"{_tap(kind)}\nether.tap(CONFIG)\nether.start()\nprint('runs', flush=True)\nether.wait(30)\n"
     running = script(text)
     running.wait_for("runs")

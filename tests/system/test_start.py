@@ -91,7 +91,9 @@ def test_an_instance_that_takes_too_long_is_named(ether, processes):
         ({"class_path": "lab_parts.Echo", "autorum": False}, "did you mean `autorun`?"),
     ],
 )
-def test_what_cannot_work_is_a_configuration_error_before_anything_starts(ether, processes, workdir, monkeypatch, block, reason):
+def test_what_cannot_work_is_a_configuration_error_before_anything_starts(
+    ether, processes, workdir, monkeypatch, block, reason
+):
     (workdir / "raising_module.py").write_text("1 / 0\n")
     (workdir / "needing_module.py").write_text("import no_such_thing\n")
     monkeypatch.syspath_prepend(str(workdir))
@@ -171,7 +173,9 @@ def test_a_session_that_failed_to_start_is_followed_by_one_that_starts(ether):
     assert ether.get("echo", "where")["word"] == "hello"
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare"
+)
 @pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
 def test_a_machine_without_network_starts_as_fast(script, kind):
     text = f"""

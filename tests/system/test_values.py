@@ -82,7 +82,7 @@ class Sink:
         ([1, 2], {"value": [1, 2]}),
         ((1, "a"), {"value": [1, "a"]}),
         ([], {"value": []}),
-        ({1, 1}, {"value": [1]}),
+        ({1}, {"value": [1]}),
         (Color.RED, {"value": "red"}),
         (Level.HIGH, {"value": 2}),
         (NOON, {"value": "2026-01-16T12:00:00.250000Z"}),
@@ -344,7 +344,7 @@ class Strict:
         return x
 
     @ether_pub(topic="strict")
-    def limited(self, x: Any) -> "Limited":
+    def limited(self, x: Any) -> Limited:
         return x
 
     @ether_pub(topic="strict")

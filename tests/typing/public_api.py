@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any
-
-from typing_extensions import assert_type
+from typing import Any, assert_type
 
 import ether as package
 from ether import Reading, Recording, ether, ether_get, ether_pub, ether_start, ether_sub

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from ether.recorder.verify import Report, Tally
 
 from ether.cli import annotate, arguments, demo, doctor, hosting, main, output, topic
 from ether.cli.demo_pipeline import Collector, Generator, Processor
 from ether.config import Config, json_schema
+from ether.recorder.verify import Report, Tally
 
 
 @pytest.fixture(autouse=True)

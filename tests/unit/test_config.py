@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from ether.config import MARKS, Config, Rate, duration, json_schema, rate, size
-from ether.errors import suggest
-from ether.errors import ConfigError, Problem
+from ether.errors import ConfigError, Problem, suggest
 
 ROOT = Path(__file__).parents[2]
 Write = Callable[[str], Path]

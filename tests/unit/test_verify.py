@@ -91,7 +91,9 @@ def test_holes(numbers: list[int], last: int | None, birth: bool, holes: list[li
         ({"ending": {"reason": "stop", "connected": True}}, []),
         (
             {"ending": {"reason": "terminated", "connected": False}},
-            ["oven (boot b) on 'lab/oven' after 1: the recorder ended before it did (terminated, cut off from the broker)"],
+            [
+                "oven (boot b) on 'lab/oven' after 1: the recorder ended before it did (terminated, cut off from the broker)"
+            ],
         ),
         ({"ending": {"reason": "stop", "connected": False}, "last": 1}, []),
     ],

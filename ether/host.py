@@ -168,6 +168,7 @@ class Host:
             recorder.patience_s = _RECORDER_PATIENCE_S
         url = self._start_broker()
         self._connect(url)
+        self._take_names([*waiting, *(["recorder"] if recorder is not None else [])])
         if recorder is not None:
             self._supervisor.give_orders(recorder, self._recorder_orders(url))
         for name, child in waiting.items():
@@ -175,6 +176,13 @@ class Host:
         self._await_ready([*waiting, *(["recorder"] if recorder is not None else [])])
         if self._member is not None:
             self._member.set_status(State.READY)
+
+    def _take_names(self, names: list[str]) -> None:
+        """Forget what dead instances of these names left on a broker; SessionError where a joined session has them."""
+        for name in names:
+            known = self.client.statuses.pop(name, None)
+            if self._guest is not None and known is not None and known.state not in _GONE:
+                raise SessionError(f"the session has an instance {name!r} already; choose another name")
 
     def _spawn(self, name: str, instance: InstanceConfig) -> Child:
         given = instance.restart

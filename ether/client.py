@@ -107,7 +107,7 @@ class Client:
             self._take_reply(message.payload)
             return True
         if reserved.kind == "status":
-            self._take_status(reserved.name, message.payload)
+            self._take_status(reserved.name, message)
             return True
         if reserved.kind == "about":
             about = read_about(reserved.name, message.payload)
@@ -153,8 +153,8 @@ class Client:
                 logger.exception("%s: the callback on %r failed", self.name, each.topic_filter)
         return False
 
-    def _take_status(self, name: str, payload: bytes) -> None:
-        status = read_status(payload)
+    def _take_status(self, name: str, message: Message) -> None:
+        status = read_status(message.payload)
         with self._changed:
             known = self.statuses.get(name)
             # Rule 1: a last will of an earlier boot says nothing about this one.
@@ -169,9 +169,10 @@ class Client:
             ):
                 if status.detail == "connection lost":
                     return  # the will comes after who knew better
+            passing = known is None and status is not None and status.state is State.DISCONNECTED and not message.retain
             if status is None:
                 self.statuses.pop(name, None)
-            else:
+            elif not passing:  # a guest says goodbye who was never an instance
                 self.statuses[name] = status
                 self._heard_at[name] = clock.monotonic()
             self._changed.notify_all()

@@ -171,6 +171,7 @@ class Host:
             recorder.patience_s = _RECORDER_PATIENCE_S
         url = self._start_broker()
         self._connect(url)
+        self._take_names([*waiting, *(["recorder"] if recorder is not None else [])])
         if recorder is not None:
             self._supervisor.give_orders(recorder, self._recorder_orders(url))
         for name, child in waiting.items():
@@ -178,6 +179,13 @@ class Host:
         self._await_ready([*waiting, *(["recorder"] if recorder is not None else [])])
         if self._member is not None:
             self._member.set_status(State.READY)
+
+    def _take_names(self, names: list[str]) -> None:
+        """Forget what dead instances of these names left on a broker; SessionError where a joined session has them."""
+        for name in names:
+            known = self.client.statuses.pop(name, None)
+            if self._guest is not None and known is not None and known.state not in _GONE:
+                raise SessionError(f"the session has an instance {name!r} already; choose another name")
 
     def _spawn(self, name: str, instance: InstanceConfig) -> Child:
         given = instance.restart
@@ -200,11 +208,13 @@ class Host:
         if self._guest is not None:
             self.client = self._guest.client
             self.client.on_change = self._status_changed
+            self.client.connection.on_down = lambda reason: self.client.poke()
             return
         member = self._member = Member(url, "session", namespace=self._namespace, boot=self._boot, tls=tls)
         self.client = Client(member.connection, "session", member.boot)
         self.client.on_change = self._status_changed
         member.on_message = self._receive
+        member.connection.on_down = lambda reason: self.client.poke()
         member.connection.subscribe([topics.command("session", "+")])
         member.on_up = lambda present: self._announce()
         if self._broker is not None and self._broker.kind == "external":
@@ -216,6 +226,7 @@ class Host:
             {
                 "id": self.id, "name": self.config.session.name, "namespace": self._namespace, "url": url,
                 "pid": os.getpid(), "started": self._since,
+                "folder": self._broker.temporary_folder if self._broker else None,
             }
         )  # fmt: skip
 
@@ -421,6 +432,8 @@ class Host:
         self._failures.setdefault(child.name, f"ended: {child.exit}")
         self._endings[child.name] = child.exit
         connection = self.client.connection
+        if self._closing:
+            return  # what it left on the broker is cleared in a moment
         known = self.client.statuses.get(child.name)
         told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
         if connection.connected and not told:  # a constructor's own words stand; the broker's do not say how
@@ -436,13 +449,17 @@ class Host:
         self._closing = True
         budget = self.config.session.stop_timeout
         names = [*self._by_hand, *(n for n, c in self._supervisor.children.items() if n != "recorder" and c.alive)]
-        if self.client.connection.connected:
-            for group in self._stop_order(names):
+        connection = self.client.connection
+        for group in self._stop_order(names):
+            if connection.connected:
                 self._stop_group(group, budget)
+        told = connection.connected
+        if told:
             self._stop_recorder()
         else:
             self._problems.append("the broker is gone; instances could not be told to finish")
-        for name in self._supervisor.close(2.0):
+            self._stop_by_hand(list(self._by_hand), budget)
+        for name in self._supervisor.close(2.0, told):
             self._problems.append(f"{name} did not stop by itself and was killed")
         statuses = dict(self.client.statuses)
         self._clear_retained()
@@ -476,8 +493,10 @@ class Host:
     def _stop_group(self, names: list[str], budget: float) -> None:
         """Tell a group to stop and wait until each has said goodbye or is gone."""
         for name in names:
-            if name in self._supervisor.children:
-                self._supervisor.expect_end(self._supervisor.children[name])
+            if name in self._by_hand:
+                self._by_hand[name][0].stop()
+                continue
+            self._supervisor.expect_end(self._supervisor.children[name])
             self.client.command(name, "stop")
 
         def gone(name: str) -> bool:
@@ -485,14 +504,23 @@ class Host:
             status = self.client.statuses.get(name)
             return (status is not None and status.state in _GONE) or (child is not None and not child.alive)
 
-        if not self.client.wait_for(lambda: all(map(gone, names)), budget + 2.0):
+        def settled() -> bool:
+            return all(map(gone, names)) or not self.client.connection.connected
+
+        if not self.client.wait_for(settled, budget + 2.0):
             for name in names:
                 if not gone(name):
                     self._problems.append(f"{name} did not finish within {budget:g} s")
+        self._stop_by_hand([name for name in names if name in self._by_hand], 2.0)
+
+    def _stop_by_hand(self, names: list[str], timeout: float) -> None:
         for name in names:
-            if name in self._by_hand:
-                self._by_hand.pop(name)[1].join(2.0)
-                self._endings[name] = "stopped"
+            self._by_hand[name][0].stop()
+        deadline = clock.monotonic() + timeout
+        for name in names:
+            thread = self._by_hand.pop(name)[1]
+            thread.join(max(0.0, deadline - clock.monotonic()))
+            self._endings[name] = "still at work" if thread.is_alive() else "stopped"
 
     def _stop_recorder(self) -> None:
         child = self._supervisor.children.get("recorder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ def folder() -> Path:
 
 
 def remember(entry: dict[str, Any]) -> Path:
-    """Write down a session; only its user may read it.
+    """Write down a session; only its user may read it. What dead sessions left is removed.
 
     Args:
-        entry: ``id``, ``name``, ``namespace``, ``url``, ``pid``, ``started``.
+        entry: ``id``, ``name``, ``namespace``, ``url``, ``pid``, ``started``, and the ``folder`` to remove with it.
     """
+    running()
     place = folder()
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = place / f"{entry['id']}.json"
@@ -42,7 +44,7 @@ def forget(session_id: str) -> None:
 
 
 def running() -> list[dict[str, Any]]:
-    """Return the sessions whose host process lives, newest first; files of dead ones are removed."""
+    """Return the sessions whose host process lives, newest first; what dead ones left is removed."""
     found = []
     for path in folder().glob("*.json"):
         try:
@@ -54,6 +56,8 @@ def running() -> list[dict[str, Any]]:
             found.append(entry)
         else:
             path.unlink(missing_ok=True)
+            if entry.get("folder"):
+                shutil.rmtree(entry["folder"], ignore_errors=True)
     return sorted(found, key=lambda entry: float(entry.get("started", 0)), reverse=True)
 
 

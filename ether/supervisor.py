@@ -97,16 +97,20 @@ class Supervisor:
         """From now on the end of a child is no failure."""
         child.state = ProcessState.STOPPING
 
-    def close(self, timeout: float) -> list[str]:
+    def close(self, timeout: float, told: bool = True) -> list[str]:
         """End what still runs. Returns the names that had to be killed.
 
         Children that were told to stop may exit by themselves for `timeout` seconds; then comes SIGTERM, and as much
         later SIGKILL.
+
+        Args:
+            timeout: seconds.
+            told: False where what they were told may not have reached them: SIGTERM comes at once.
         """
         self._closing.set()
         deadline = clock.monotonic() + timeout
         for child in self.children.values():
-            if child.alive and child.state is ProcessState.STOPPING:
+            if told and child.alive and child.state is ProcessState.STOPPING:
                 _wait(child, deadline)
         deadline = clock.monotonic() + timeout
         killed = []

@@ -64,7 +64,9 @@ def _arguments() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="keep retained messages and sessions here")
     parser.add_argument("--no-persist", action="store_true", help="keep everything in memory, whatever --data says")
-    parser.add_argument("--remove-data", action="store_true", help="remove the --data folder at the end: it is temporary")
+    parser.add_argument(
+        "--remove-data", action="store_true", help="remove the --data folder at the end: it is temporary"
+    )
     parser.add_argument("--parent-pipe", action="store_true", help="stop when stdin ends, that is when the parent died")
     return parser.parse_args()
 

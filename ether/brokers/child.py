@@ -63,6 +63,10 @@ class ChildBroker:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"mqtt://{host}:{self.port}"
 
+    @property
+    def temporary_folder(self) -> str | None:
+        return str(self.folder) if self._folder is None else None
+
     def __enter__(self) -> ChildBroker:
         # A temporary folder is private to us and goes with us; a given one stays, for the next start.
         self.folder = Path(self._folder or tempfile.mkdtemp(prefix="ether-broker-"))
@@ -77,6 +81,8 @@ class ChildBroker:
     def _start_at_a_port(self) -> None:
         """Start at the given port; without one, at MQTT's or any: if it is taken after our look, we look again."""
         if self._given:
+            if self.port and free_port(self.host, self.port) != self.port:
+                raise BrokerError(f"broker.listen {self.host}:{self.port}: the port is taken")
             self._start()
             return
         for wanted in (self.port, 0, 0):

@@ -11,6 +11,7 @@ class External:
     """Only its address is ours; nothing is started or stopped."""
 
     kind = "external"
+    temporary_folder = None
 
     def __init__(self, url: str, why: str = "given by its address") -> None:
         Address.parse(url)  # say what is wrong with it before anything starts

@@ -6,7 +6,6 @@ import getpass
 import logging
 import os
 import shutil
-import socket
 import subprocess
 import threading
 from typing import IO
@@ -21,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 _PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", "C:\\Program Files\\mosquitto")
 _START_S = 5.0
+_CHATTER = (
+    "mosquitto version", "Config loaded", "Opening ipv", "Saving in-memory", "Restoring", "Bridge support",
+    "Warning: Mosquitto should not be run as root",  # it is loopback only, and ends with us
+)  # fmt: skip
 # Mosquitto does not watch its parent. A shell does, beside it, and takes five seconds so that clients can end first.
 _GUARDED = """
 exec 3<&0 </dev/null
@@ -51,8 +54,9 @@ class Mosquitto(ChildBroker):
             doomed = str(self.folder) if self._folder is None else ""
             command = ["/bin/sh", "-c", _GUARDED, program, str(configuration), doomed]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-        threading.Thread(target=self._log, args=(self.process.stderr,), name="mosquitto", daemon=True).start()
-        self._wait_until_it_answers()
+        self._running = threading.Event()
+        threading.Thread(target=self._read_log, args=(self.process.stderr,), name="mosquitto", daemon=True).start()
+        self._wait_until_it_runs()
 
     def _configuration(self) -> str:
         folder = str(self.folder) + os.sep
@@ -69,35 +73,32 @@ class Mosquitto(ChildBroker):
             "persistent_client_expiration 7d",
             "log_dest stderr",
             "log_type error",
+            "log_type warning",
+            "log_type information",  # says when it runs
+            "connection_messages false",
         ]
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             lines.append(f"user {getpass.getuser()}")  # else it becomes `mosquitto`, who may not write to our folder
         return "\n".join(lines) + "\n"
 
-    @staticmethod
-    def _log(lines: IO[bytes]) -> None:
-        """Pass on what Mosquitto says, in our format."""
+    def _read_log(self, lines: IO[bytes]) -> None:
+        """Pass on what Mosquitto complains of, in our format, and note that it runs."""
         for line in lines:
             text = line.decode(errors="replace").partition(": ")[2].strip()
-            if "should not be run as root" not in text:  # it is loopback only, and ends with us
+            if text.endswith(" running"):
+                self._running.set()
+            elif not text.startswith(_CHATTER):
                 logger.warning("mosquitto: %s", text)
 
-    def _wait_until_it_answers(self) -> None:
-        """Mosquitto prints nothing when it is ready, so ask the port."""
+    def _wait_until_it_runs(self) -> None:
+        """Wait for its own word: an answer at the port might come from another broker, which has taken it from us."""
         assert self.process is not None
         deadline = clock.monotonic() + _START_S
-        while clock.monotonic() < deadline:
-            try:
-                socket.create_connection((self.host, self.port), timeout=0.2).close()
-            except OSError:
-                pass
-            else:
-                return
-            try:
-                code = self.process.wait(0.01)
-            except subprocess.TimeoutExpired:
-                continue
-            raise BrokerError(
-                f"mosquitto did not start at {self.host}:{self.port} (exit code {code}); is the port taken?"
-            )
-        raise BrokerError(f"mosquitto did not answer at {self.host}:{self.port} within {_START_S:g} s")
+        while not self._running.wait(0.01):
+            code = self.process.poll()
+            if code is not None:
+                raise BrokerError(
+                    f"mosquitto did not start at {self.host}:{self.port} (exit code {code}); is the port taken?"
+                )
+            if clock.monotonic() > deadline:
+                raise BrokerError(f"mosquitto did not start at {self.host}:{self.port} within {_START_S:g} s")

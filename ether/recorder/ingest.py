@@ -606,7 +606,7 @@ class Recorder:
             self.stopping.set()
 
     def orphaned(self) -> None:
-        """The session's process is gone: its instances end by themselves, so give them time to say their last numbers."""
+        """The session's process is gone: give its instances, which end too, time to say their last numbers."""
         deadline = clock.monotonic() + _GOODBYES_S
         while clock.monotonic() < deadline and not self.ingest.account.all_said_goodbye():
             threading.Event().wait(0.05)

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,9 @@ class Bench:
             },
         )  # fmt: skip
         wait_for(lambda: self.state() == "ready" and self.status.get("boot") != before, "the recorder being ready")
+
+    def keeps_up(self, number: int) -> bool:
+        return self.state() == "alert" or number - self.stored.get("camera", {}).get("lab/camera", 0) < 200
 
     def state(self) -> str:
         return str(self.status.get("state"))
@@ -384,11 +388,7 @@ def test_a_full_disk_is_an_alarm_and_recording_resumes_by_itself(broker: str, sm
             bench.client.publish("lab/camera", codecs.encode({"frame": os.urandom(20_000)}, envelope))
             number += 1
             # Not far ahead of the disk: what waits elsewhere needs room there once it is free again.
-            wait_for(
-                lambda: bench.state() == "alert"
-                or number - bench.stored.get("camera", {}).get("lab/camera", 0) < 200,
-                "the disk taking it, or an alarm",
-            )
+            wait_for(partial(bench.keeps_up, number), "the disk taking it, or an alarm")
             assert number < 5000
         assert "disk is full" in bench.status["detail"] or "writer" in bench.status["detail"]
         ballast.unlink()

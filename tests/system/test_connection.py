@@ -1,0 +1,330 @@
+"""Connections: what they survive, what they renew, what they never lose."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ether.errors import BrokerError
+from ether.member import Member
+from ether.model import About, Message, State
+from ether.mqtt import Connection
+
+PARTS = str(Path(__file__).parents[1] / "parts")
+
+
+@pytest.fixture
+def connect(broker):
+    """Open connections to the broker; closed after the test."""
+    opened: list[Connection] = []
+
+    def connect(name: str, **options: Any) -> Connection:
+        connection = Connection(broker.url, name, **options)
+        connection.got = []
+        connection.on_message = lambda message, receipt: connection.got.append(message)
+        connection.open()
+        opened.append(connection)
+        return connection
+
+    yield connect
+    for connection in opened:
+        connection.close(0.5)
+
+
+@pytest.fixture
+def member(broker):
+    opened: list[Member] = []
+
+    def make(name: str, **options: Any) -> Member:
+        opened.append(Member(broker.url, name, **options))
+        opened[-1].open()
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.close(0.5)
+
+
+def test_two_thousand_publishes_in_a_row_all_arrive_in_order(connect, until):
+    listener, speaker = connect("listener"), connect("speaker")
+    listener.subscribe(["row"])
+
+    for number in range(2000):
+        speaker.publish("row", b"%d" % number)
+    flushed = speaker.flush(10)
+
+    until(lambda: len(listener.got) >= 2000, 10.0)
+    assert (flushed, [int(message.payload) for message in listener.got]) == (True, list(range(2000)))
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_every_qos_arrives_exactly_once_on_a_good_connection(connect, until, qos):
+    listener, speaker = connect("listener"), connect("speaker")
+    listener.subscribe(["q"], qos=2)
+
+    for number in range(50):
+        speaker.publish("q", b"%d" % number, qos=qos)
+    speaker.publish("q", b"end", qos=qos)
+
+    until(lambda: listener.got and listener.got[-1].payload == b"end")
+    assert [message.payload for message in listener.got[:-1]] == [b"%d" % number for number in range(50)]
+
+
+def test_subscriptions_are_renewed_and_nothing_of_qos_1_is_lost_over_a_broker_restart(connect, broker, until):
+    listener, speaker = connect("listener"), connect("speaker")
+    listener.subscribe(["row"])
+    speaker.publish("row", b"before")
+    until(lambda: len(listener.got) == 1)
+    ups: list[bool] = []
+    listener.on_up = ups.append
+
+    broker.kill()
+    until(lambda: not speaker.connected and not listener.connected)
+    broker.start()
+    until(lambda: ups and listener.connected, 15.0)  # a subscriber without a persistent session must be there first
+    for number in range(100):
+        speaker.publish("row", b"%d" % number)
+
+    until(lambda: len(listener.got) >= 101, 15.0)
+    assert [message.payload for message in listener.got] == [b"before", *(b"%d" % number for number in range(100))]
+
+
+def test_what_is_published_while_the_broker_is_away_arrives_when_it_is_back(connect, broker, until):
+    speaker = connect("speaker")
+    broker.kill()
+    until(lambda: not speaker.connected)
+    kept = [speaker.publish("state", b"%d" % number, retain=True) for number in range(20)]
+    dropped = speaker.publish("state", b"lost", qos=0)
+
+    broker.start()
+
+    assert speaker.flush(15.0)
+    assert (kept, dropped, broker.retained()) == ([True] * 20, False, {"state": b"19"})
+
+
+def test_status_description_and_will_are_renewed_over_a_broker_restart(member, broker, until):
+    one = member("one", boot="b1", every=60.0)
+    one.set_about(About("one", class_name="lab.One"))
+    one.set_status(State.READY)
+    until(lambda: "ether/about/one" in broker.retained())
+
+    broker.kill()
+    broker.start()
+    until(lambda: b"ready" in broker.retained().get("ether/status/one", b""), 15.0)
+    about = json.loads(broker.retained()["ether/about/one"])
+    until(lambda: one.connection.connected)
+    one.connection._client._sock.shutdown(2)  # vanish: the will shows that it was renewed, the reconnect ends it
+    until(lambda: not one.connection.connected)
+    until(lambda: one.connection.connected, 10.0)
+
+    assert (about["class"], about["boot"]) == ("lab.One", "b1")
+    until(lambda: json.loads(broker.retained()["ether/status/one"])["state"] == "ready")
+
+
+def test_a_will_tells_when_a_member_vanishes(broker, raw, until):
+    member = Member(broker.url, "doomed", boot="b1")
+    member.open()
+    member.set_status(State.READY)
+
+    member.connection._closing.set()
+    member._closed.set()
+    member.connection._client._sock.shutdown(2)
+
+    until(lambda: b"lost" in broker.retained()["ether/status/doomed"])
+    assert json.loads(broker.retained()["ether/status/doomed"]) == {
+        "state": "lost", "boot": "b1", "detail": "connection lost",
+    }  # fmt: skip
+    member.connection.close(0)
+
+
+def test_an_orderly_end_sends_no_will(broker):
+    member = Member(broker.url, "orderly", boot="b1")
+    member.open()
+    member.set_status(State.DISCONNECTED)
+
+    member.close()
+
+    assert json.loads(broker.retained()["ether/status/orderly"])["state"] == "disconnected"
+
+
+def test_a_late_will_of_an_old_boot_never_wins(member, broker, raw, until):
+    one = member("one", boot="new", every=60.0)
+    one.set_status(State.READY)
+    seen: list[Any] = []
+    client = raw(broker.url)
+
+    client.publish("ether/status/one", b'{"state":"lost","boot":"old","detail":"connection lost"}', retain=True)
+
+    until(lambda: json.loads(broker.retained()["ether/status/one"])["boot"] == "new", 3.0)
+    assert (json.loads(broker.retained()["ether/status/one"])["state"], seen) == ("ready", [])
+
+
+def test_a_watcher_never_believes_a_will_of_an_old_boot(ether, broker, raw, until):
+    ether.tap({"broker": broker.url, "record": "off", "instances": {"echo": {"class_path": "lab_parts.Echo"}}})
+    states: list[str] = []
+    client = ether._need()
+    before, client.on_change = client.on_change, lambda name, status: states.append(str(status.state))
+
+    raw(broker.url).publish("ether/status/echo", b'{"state":"lost","boot":"old"}', retain=True)
+    client.echo()
+
+    client.on_change = before
+    assert ("lost" not in states, ether.instances()["echo"].state) == (True, "ready")
+
+
+def test_a_silent_instance_reads_as_lost(ether, raw, until):
+    ether.tap({"broker": "embedded", "record": "off"})
+
+    raw(ether.info()["broker"]["url"]).publish(
+        "ether/status/small", b'{"state":"ready","boot":"b","every":0.05}', retain=True
+    )
+
+    until(lambda: "small" in ether.instances())
+    until(lambda: ether.instances()["small"].state == "lost", 2.0)
+    assert ether.instances()["small"].detail == "silent for more than 0.15 s"
+
+
+def test_a_small_device_may_say_a_plain_word(ether, raw, until):
+    ether.tap({"broker": "embedded", "record": "off"})
+
+    raw(ether.info()["broker"]["url"]).publish("ether/status/small", b"ready", retain=True)
+
+    until(lambda: "small" in ether.instances() and ether.instances()["small"].state == "ready")
+
+
+def test_the_heartbeat_goes_on_while_a_start_hook_blocks(ether, raw, until):
+    ether.tap(
+        {
+            "broker": "embedded", "record": "off", "session": {"stop_timeout": "5s"},
+            "instances": {"camera": {"class_path": "lab_parts.Acquisition", "args": [4.5]}},
+        }
+    )  # fmt: skip
+    client = raw(ether.info()["broker"]["url"])
+    client.subscribe("ether/status/camera")
+    client.next()  # the retained one
+
+    ether.start()
+    started = time.monotonic()
+
+    beats = [json.loads(client.next(3.0).payload)["state"] for _ in range(2)]
+    assert (beats, time.monotonic() - started < 4.6) == (["ready", "ready"], True)
+
+
+def test_a_whole_session_survives_a_restart_of_its_broker(ether, broker, until):
+    ether.tap({"broker": broker.url, "record": "off", "instances": {"echo": {"class_path": "lab_parts.Echo"}}})
+    before = ether.get("echo", "where")["pid"]
+
+    broker.kill()
+    broker.start()
+
+    until(lambda: {"ether/status/echo", "ether/about/echo", "ether/session"} <= broker.retained().keys(), 20.0)
+    until(lambda: ether._need().connection.connected, 10.0)
+    ether.pub({"x": 1}, "echo/in")
+    until(lambda: ether.get("echo", "where")["got"] == [1])
+    assert ether.get("echo", "where")["pid"] == before
+    assert ether.shutdown().problems == ()
+
+
+def test_exceptions_in_callbacks_are_logged_and_survived(connect, until, caplog):
+    listener, speaker = connect("listener"), connect("speaker")
+    listener.subscribe(["x"])
+
+    def fail(message: Message, receipt: Any) -> None:
+        listener.got.append(message.payload)
+        raise RuntimeError("the callback failed")
+
+    listener.on_message = fail
+    speaker.publish("x", b"1")
+    speaker.publish("x", b"2")
+
+    until(lambda: listener.got == [b"1", b"2"])
+    records = [record for record in caplog.records if record.exc_info]
+    assert [(r.levelno, str(r.exc_info[1])) for r in records][:1] == [(logging.ERROR, "the callback failed")]
+
+
+def test_a_subscription_works_when_subscribe_returns(connect, until):
+    listener, speaker = connect("listener"), connect("speaker")
+
+    for number in range(20):
+        listener.subscribe([f"t/{number}"])
+        speaker.publish(f"t/{number}", b"%d" % number)
+
+    until(lambda: len(listener.got) == 20)
+
+
+def test_an_unsubscribed_topic_is_silent(connect, until):
+    listener, speaker = connect("listener"), connect("speaker")
+    listener.subscribe(["a", "b"])
+
+    listener.unsubscribe(["a"])
+    speaker.publish("a", b"1")
+    speaker.publish("b", b"2")
+
+    until(lambda: listener.got)
+    assert [message.topic for message in listener.got] == ["b"]
+
+
+def test_a_namespace_is_put_before_and_taken_off(connect, until, broker):
+    inside, outside = connect("inside", namespace="lab/one"), connect("outside")
+    inside.subscribe(["a/#"])
+    outside.publish("lab/one/a/b", b"in")
+    outside.publish("a/b", b"out")
+    inside.publish("r", b"1", retain=True)
+
+    until(lambda: inside.got)
+    assert ([message.topic for message in inside.got], broker.retained()) == (["a/b"], {"lab/one/r": b"1"})
+
+
+def test_acknowledged_by_hand_is_delivered_again_until_it_is(broker, connect, until):
+    first = Connection(broker.url, "keeper", persistent=True, manual_ack=True)
+    got: list[bytes] = []
+    first.on_message = lambda message, receipt: got.append(message.payload)
+    first.open()
+    first.subscribe(["x"])
+    connect("speaker").publish("x", b"1")
+    until(lambda: got)
+    first.close()
+
+    second = Connection(broker.url, "keeper", persistent=True, manual_ack=True)
+    receipts: list[Any] = []
+    second.on_message = lambda message, receipt: receipts.append(receipt)
+    second.open()
+    until(lambda: receipts)
+    second.acknowledge(receipts)
+    second.close()
+    third = Connection(broker.url, "keeper", persistent=True)
+    third.on_message = lambda message, receipt: got.append(message.payload)
+    third.open()
+    third.subscribe(["end"])
+    third.publish("end", b"end")
+    until(lambda: b"end" in got)
+    third.close()
+
+    assert got == [b"1", b"end"]
+
+
+def test_publishing_on_a_closed_connection_is_an_error(connect):
+    connection = connect("closed")
+    connection.close()
+
+    with pytest.raises(BrokerError, match="is closed; 'a' was not sent"):
+        connection.publish("a", b"")
+
+
+@pytest.mark.parametrize("url", ["localhost", "http://localhost", "mqtt://", "mqtt://h:port", "mqtt://h:99999"])
+def test_what_is_no_address_is_told(url):
+    with pytest.raises(BrokerError, match="write mqtt://host:port"):
+        Connection(url, "x")
+
+
+def test_tcp_no_delay_is_set(connect):
+    import socket
+
+    sock = connect("fast")._client._sock
+
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _KEEPALIVE_S = 15
 _WINDOW = 500  # unacknowledged publishes; far below 65,535, where packet ids would wrap into each other
+_WINDOW_QOS_2 = 10  # Mosquitto as it is delivered silently drops QoS 2 messages beyond 20 in flight
 _BACKOFF_S = (0.1, 5.0)
 _READ_AHEAD = 256 * 1024
 _WRITE_TOGETHER = 64 * 1024
@@ -454,8 +455,9 @@ class Connection:
             PayloadError: larger than MQTT allows.
         """
         client = self._client
-        if qos and client.unacknowledged >= _WINDOW and threading.current_thread() is not self._thread:
-            self._wait_for_room()
+        window = _WINDOW if qos < 2 else _WINDOW_QOS_2
+        if qos and client.unacknowledged >= window and threading.current_thread() is not self._thread:
+            self._wait_for_room(window)
         if self._closing.is_set():
             raise BrokerError(f"{self.client_id}: the connection to {self.address} is closed; {topic!r} was not sent")
         full_topic = topics.join(self.namespace, topic)
@@ -470,10 +472,10 @@ class Connection:
             raise BrokerError(f"{self.client_id}: could not send to {topic!r}: {rc.name}")
         return True
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_room(self, window: int) -> None:
         started = clock.monotonic()
         warned = 0.0
-        while self._client.unacknowledged >= _WINDOW and not self._closing.is_set():
+        while self._client.unacknowledged >= window and not self._closing.is_set():
             self._wait_for_acknowledgement(0.5)
             waited = clock.monotonic() - started
             if waited > warned + 10.0:

@@ -173,7 +173,7 @@ class BrokerProcess:
             command += ["--data", str(self.folder / "data")]
         else:
             lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "log_type error"]
-            lines += ["max_queued_messages 100000", "max_inflight_messages 10000", "set_tcp_nodelay true"]
+            lines += ["max_queued_messages 100000", "set_tcp_nodelay true"]
             if os.geteuid() == 0:
                 lines.append("user root")
             (self.folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 import pydantic_core
@@ -174,17 +174,26 @@ def _nth(times: float | list[float] | None, spacing: float | None, place: int) -
 
 def is_binary(value: Any) -> bool:
     """Return whether a value holds bytes or an array somewhere, and so travels as CBOR."""
+    try:
+        return _holds_binary(value)
+    except RecursionError:
+        return False  # it holds itself: refused where it is encoded
+
+
+def _holds_binary(value: Any) -> bool:
     kind = type(value)
     if kind in _PLAIN:
         return False
-    if kind is dict:
-        return any(type(item) not in _PLAIN and is_binary(item) for item in value.values())
-    if kind in (list, tuple):
-        return any(type(item) not in _PLAIN and is_binary(item) for item in value)
+    if isinstance(value, dict):
+        return any(type(item) not in _PLAIN and _holds_binary(item) for item in value.values())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return any(type(item) not in _PLAIN and _holds_binary(item) for item in value)
     if isinstance(value, (bytes, bytearray, memoryview)) or _is_array(value):
         return True
-    if hasattr(kind, "__pydantic_fields__") or is_dataclass(kind):
-        return any(type(item) not in _PLAIN and is_binary(item) for item in getattr(value, "__dict__", {}).values())
+    if hasattr(kind, "__pydantic_fields__"):
+        return any(type(item) not in _PLAIN and _holds_binary(item) for item in vars(value).values())
+    if is_dataclass(kind):
+        return any(_holds_binary(getattr(value, each.name, None)) for each in fields(kind))
     return False
 
 
@@ -241,14 +250,16 @@ def _is_time(value: Any, may_be_list: bool) -> bool:
 def _encode_cbor(value: Any, envelope: Envelope | None) -> bytes:
     import cbor2  # here, since most instances never meet an array
 
-    fields = dict(fields_of(value))
-    _check_keys(fields)
-    content = {str(key): _cbor_ready(item) for key, item in fields.items()}
-    if envelope is not None:
-        content["_ether"] = _envelope_fields(envelope)
+    members = dict(fields_of(value))
+    _check_keys(members)
     try:
+        content = {str(key): _cbor_ready(item) for key, item in members.items()}
+        if envelope is not None:
+            content["_ether"] = _envelope_fields(envelope)
         return CBOR_MAGIC + cbor2.dumps(content)
-    except (ValueError, TypeError) as exc:
+    except PayloadError:
+        raise
+    except (ValueError, TypeError, RecursionError) as exc:
         raise PayloadError(f"a {type(value).__name__} cannot travel: {exc}") from exc
 
 
@@ -261,7 +272,7 @@ def _cbor_ready(value: Any) -> Any:
         return _typed_array(value)
     if isinstance(value, dict):
         return {str(key): _cbor_ready(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, set, frozenset)):
         return [_cbor_ready(item) for item in value]
     if is_binary(value):
         return _cbor_ready(fields_of(value))

@@ -24,7 +24,9 @@ SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False), TEXT
 )
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)), max_leaves=8
+    SCALARS,
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
+    max_leaves=8,
 )
 FIELDS = st.dictionaries(NAMES, VALUES, max_size=4)
 ARRAYS = nst.arrays(
@@ -119,7 +121,9 @@ def test_json_carries_nan_as_null_and_cbor_as_it_is(number):
     assert repr(codecs.decode(codecs.encode({"x": number, "b": b""}))[0]["x"]) == repr(number)
 
 
-@pytest.mark.parametrize("value", [object(), {"x": object()}, [print], {"_x": 1}, {"x": b"", "_x": 1}, {"x": {1, object()}}], ids=range(6))
+@pytest.mark.parametrize(
+    "value", [object(), {"x": object()}, [print], {"_x": 1}, {"x": b"", "_x": 1}, {"x": {1, object()}}], ids=range(6)
+)
 def test_what_cannot_travel_is_refused(value):
     with pytest.raises(PayloadError):
         codecs.encode(value)
@@ -164,7 +168,9 @@ class Frame:
     exposure: float = 0.5
 
 
-@pytest.mark.parametrize("wrap", [lambda a: Frame(a), lambda a: OrderedDict(image=a, exposure=0.5)], ids=["slots", "ordered"])
+@pytest.mark.parametrize(
+    "wrap", [lambda a: Frame(a), lambda a: OrderedDict(image=a, exposure=0.5)], ids=["slots", "ordered"]
+)
 def test_arrays_are_found_in_objects_with_slots_and_in_kinds_of_dicts(wrap):
     fields, _ = codecs.decode(codecs.encode(wrap(numpy.arange(3))))
 

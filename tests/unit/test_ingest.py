@@ -20,7 +20,7 @@ from ether.model import Envelope, Message
 from ether.mqtt import Receipt
 from ether.recorder import ingest as ingest_module
 from ether.recorder.entries import Kind, unpack
-from ether.recorder.ingest import Ingest, _pruned
+from ether.recorder.ingest import Ingest
 
 
 def reading(number: int, topic: str = "lab/oven", **more: Any) -> Message:
@@ -218,12 +218,6 @@ def test_watermarks_are_confirmed_anew_after_a_reconnect(desk: Desk) -> None:
     desk.ingest.confirm_again()
 
     assert desk.wait("confirm") == ("oven", {"boot": "b1", "topics": {"lab/oven": 0}})
-
-
-def test_overlapping_filters_are_pruned() -> None:
-    assert _pruned(["#", "ether/#"]) == ["#"]
-    assert _pruned(["a/+", "a/#", "a/b", "a/b/c", "b", "b", "ether/#"]) == ["a/#", "b", "ether/#"]
-    assert _pruned(["+/b", "a/b", "+/+/c"]) == ["+/b", "+/+/c"]
 
 
 def test_ingest_stays_small() -> None:

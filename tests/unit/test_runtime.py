@@ -11,7 +11,15 @@ from ether import runtime
 
 
 def _entry(name: str, pid: int, started: float = 1.0, **more: str) -> dict[str, object]:
-    return {"id": name, "name": name, "namespace": "", "url": "mqtt://127.0.0.1:1", "pid": pid, "started": started, **more}
+    return {
+        "id": name,
+        "name": name,
+        "namespace": "",
+        "url": "mqtt://127.0.0.1:1",
+        "pid": pid,
+        "started": started,
+        **more,
+    }
 
 
 def _dead_pid() -> int:

@@ -23,6 +23,7 @@ __all__ = ["CALL_TIMEOUT_S", "Client", "InstanceInfo", "Subscription", "tag_tupl
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
+_ASK_AGAIN_S = 2.0
 _GONE = (State.LOST, State.DISCONNECTED)
 
 
@@ -60,6 +61,8 @@ class _Pending:
     future: Future[Any]
     target: str
     boot: str
+    topic: str
+    request: bytes
 
 
 class Client:
@@ -321,7 +324,7 @@ class Client:
         request: dict[str, Any] = {"id": call_id, "reply_to": self._reply_topic, "params": dict(params or {})}
         request["deadline"] = clock.now() + (CALL_TIMEOUT_S if timeout is None else timeout)
         payload = codecs.encode(request)
-        self._pending[call_id] = _Pending(future, name, self.statuses[name].boot)
+        self._pending[call_id] = _Pending(future, name, self.statuses[name].boot, topics.call(name, method), payload)
         future.add_done_callback(lambda _: self._pending.pop(call_id, None))
         self.connection.publish(topics.call(name, method), payload, 1)
         return future
@@ -353,12 +356,24 @@ class Client:
     ) -> Any:
         """Ask and wait; returns the result or raises CallError (CallTimeout when no answer came)."""
         limit = CALL_TIMEOUT_S if timeout is None else timeout
+        deadline = clock.monotonic() + limit
         future = self.call(target, method, params, limit)
-        try:
-            return future.result(limit)
-        except FutureTimeout:
-            future.cancel()
-            raise CallTimeout(f"{target}.{method} did not answer within {limit:g} s") from None
+        again_s = _ASK_AGAIN_S
+        while True:
+            try:
+                return future.result(max(0.0, min(again_s, deadline - clock.monotonic())))
+            except FutureTimeout:
+                if clock.monotonic() >= deadline:
+                    future.cancel()
+                    raise CallTimeout(f"{target}.{method} did not answer within {limit:g} s") from None
+            # The request may have met a broker that had just restarted; by its id it is never carried out twice.
+            self._ask_again(future)
+            again_s *= 2
+
+    def _ask_again(self, future: Future[Any]) -> None:
+        for pending in list(self._pending.values()):
+            if pending.future is future:
+                self.connection.publish(pending.topic, pending.request, 1)
 
     def sync(self, topic: str, data: Mapping[str, Any] | None = None, timeout: float | None = None) -> dict[str, Any]:
         """Have every subscriber of a topic handle `data`, and wait until all have finished.

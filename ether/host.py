@@ -538,7 +538,8 @@ class Host:
         connection = self.client.connection
         if not connection.connected:
             return
-        names = [*self._supervisor.children, *self._endings]
+        # Not of a child that never got its orders: the name may be somebody else's.
+        names = [*(name for name, child in self._supervisor.children.items() if child.orders), *self._endings]
         if self._member is not None:
             for topic in (topics.SESSION, topics.RUN):
                 connection.publish(topic, b"", 1, retain=True)

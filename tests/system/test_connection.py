@@ -224,6 +224,7 @@ def test_a_whole_session_survives_a_restart_of_its_broker(ether, broker, until):
 
     until(lambda: {"ether/status/echo", "ether/about/echo", "ether/session"} <= broker.retained().keys(), 20.0)
     until(lambda: ether._need().connection.connected, 10.0)
+    assert ether.get("echo", "where", timeout=20)["got"] == []  # asked again until it is back, too
     ether.pub({"x": 1}, "echo/in")
     until(lambda: ether.get("echo", "where")["got"] == [1])
     assert ether.get("echo", "where")["pid"] == before

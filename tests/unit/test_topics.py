@@ -15,7 +15,7 @@ LEVELS = st.sampled_from(["a", "b", "", "$x", "a b", "ä"])
 TOPICS = st.lists(LEVELS, min_size=1, max_size=4).map("/".join).filter(bool)
 FILTERS = st.tuples(
     st.lists(st.one_of(LEVELS, st.just("+")), min_size=1, max_size=4), st.booleans()
-).map(lambda parts: "/".join(parts[0][:-1] + ["#"] if parts[1] else parts[0])).filter(bool)  # fmt: skip
+).map(lambda parts: "/".join([*parts[0][:-1], "#"] if parts[1] else parts[0])).filter(bool)  # fmt: skip
 
 
 def _reference(topic_filter: str, topic: str) -> bool:

@@ -33,9 +33,8 @@ from ether.config import Instance as InstanceConfig
 from ether.errors import BrokerError, ConfigError, EtherError, SessionError, StartError
 from ether.instance import Instance
 from ether.member import Member, new_boot
-from ether.model import About, Message, State, Status
+from ether.model import About, Message, State, Status, Summary
 from ether.mqtt import Address, Connection, Receipt, Tls
-from ether.session import Summary
 from ether.supervisor import Child, Restart, Supervisor
 
 __all__ = ["Guest", "Host", "add", "join"]

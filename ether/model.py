@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
-__all__ = ["About", "Annotation", "Envelope", "Message", "Reading", "Run", "State", "Status"]
+__all__ = ["About", "Annotation", "Envelope", "Message", "Reading", "Run", "State", "Status", "Summary"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,3 +143,19 @@ class Annotation:
     tags: tuple[str, ...] = ()
     values: dict[str, Any] = field(default_factory=dict)
     by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a session was, told at its end."""
+
+    name: str
+    duration_s: float
+    instances: Mapping[str, str]
+    """Name to how it ended."""
+    recording: Path | None
+    """The sealed file; None where nothing was recorded."""
+    counts: Mapping[str, Mapping[str, int]]
+    """Name to what its last status counted: received, handled, failed, published …"""
+    problems: tuple[str, ...] = ()
+    """What did not end as it should, one line each."""

@@ -18,13 +18,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ether import clock, model
 from ether.errors import BrokerError, CallError, EtherError, SessionError
-from ether.model import Annotation, Reading, Run, State
+from ether.model import Annotation, Reading, Run, State, Summary
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -40,22 +40,6 @@ __all__ = ["Ether", "RunHandle", "Summary", "ether", "main"]
 logger = logging.getLogger("ether")
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """What a session was, told by `Ether.shutdown`."""
-
-    name: str
-    duration_s: float
-    instances: Mapping[str, str]
-    """Name to how it ended."""
-    recording: Path | None
-    """The sealed file; None where nothing was recorded."""
-    counts: Mapping[str, Mapping[str, int]]
-    """Name to what its last status counted: received, handled, failed, published …"""
-    problems: tuple[str, ...] = ()
-    """What did not end as it should, one line each."""
 
 
 class RunHandle:

@@ -105,6 +105,7 @@ def host(config: Config, limit: float | None = None, before_end: Callable[[Any],
             _tell_ready(config, info)
             last = _watch(ether, Snapshot(total, 0.0), stop, limit)
             if ether.tapped:
+                last = _snapshot(ether, total, last.elapsed_s)
                 before_end(ether)
         except SessionError:
             if ether.tapped:  # else `ether down` was faster

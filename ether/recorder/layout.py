@@ -150,6 +150,15 @@ def link_name(field: tuple[str, ...] | str) -> str:
     return f"{name}@field" if name in FIXED else name
 
 
+def field_name(link: str) -> str:
+    """Return what readers call the column of a dataset name: its field's own name.
+
+    Only a field ``time`` keeps its suffix, since every table of readings has a ``time`` of its own.
+    """
+    name = link.removesuffix("@field")
+    return name if name in FIXED and name != "time" else link
+
+
 def _key(key: str) -> str:
     if not key:
         return "%"

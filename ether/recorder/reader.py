@@ -43,6 +43,8 @@ class Field:
     description: str = ""
     shape: tuple[int, ...] | None = ()
     """Shape of one reading; None where it varies."""
+    column: str = ""
+    """Name of the dataset, which differs from `name` where that is a name of ours."""
 
 
 class Recorded(NamedTuple):
@@ -312,15 +314,16 @@ class Stream:
             for name, dataset in self._group.items():
                 if name.endswith((OFFSETS, SHAPE)) or name in layout.FIXED:
                     continue
-                if name.endswith(MASK):
-                    name = name.removesuffix(MASK)
-                    if name not in self._group:  # nothing but None so far
-                        found[name] = Field(name, "float")
+                column = name.removesuffix(MASK)
+                public = layout.field_name(column)
+                if column != name:
+                    if column not in self._group:  # nothing but None so far
+                        found[public] = Field(public, "float", column=column)
                     continue
-                ragged = name + OFFSETS in self._group
-                found[name] = Field(
-                    name, str(dataset.attrs["kind"]), str(dataset.attrs.get("units", "")),
-                    str(dataset.attrs.get("description", "")), None if ragged else dataset.shape[1:],
+                ragged = column + OFFSETS in self._group
+                found[public] = Field(
+                    public, str(dataset.attrs["kind"]), str(dataset.attrs.get("units", "")),
+                    str(dataset.attrs.get("description", "")), None if ragged else dataset.shape[1:], column,
                 )  # fmt: skip
         return found
 
@@ -377,16 +380,17 @@ class Stream:
         if field is None:
             raise KeyError(f"no field {name!r} in {self.topic!r}; there are: {', '.join(self.fields) or 'none'}")
         valid = None
-        if name + MASK in self._group:
-            mask = self._column(name + MASK)
+        column = field.column
+        if column + MASK in self._group:
+            mask = self._column(column + MASK)
             valid = mask == VALID
             if field.kind == "float":
                 valid |= mask == NULL
-        if name not in self._group:
+        if column not in self._group:
             return np.full(len(self), np.nan), valid
         if field.shape is None:
-            return self._ragged(name, field), valid
-        return self._column(name), valid
+            return self._ragged(column, field), valid
+        return self._column(column), valid
 
     def to_numpy(self) -> dict[str, np.ndarray]:
         """Return the columns by name, beside ``time``. Where a value is missing: NaN, or None in an object array."""

@@ -143,3 +143,24 @@ def test_what_is_no_recording_has_one_clear_line(tmp_path: Path) -> None:
         with pytest.raises(RecordingError, match=line) as raised:
             open_recording(tmp_path / name)
         assert "\n" not in str(raised.value)
+
+
+def test_fields_named_like_ours_come_back_under_their_own_names(tmp_path: Path) -> None:
+    file = tmp_path / "r.h5"
+    with Journal(journal_folder(file)) as journal:
+        for number in range(2):
+            payload = codecs.encode(
+                {"number": number * 10, "publisher": "Penguin", "time": 5}, Envelope("a", "b", number, T0 + 0.0)
+            )
+            journal.append(head(Kind.MESSAGE, 1, T0 * 10**9, number, "books"), payload)
+        journal.append(*note(Kind.END, {"reason": "stop"}))
+        journal.commit()
+    seal.recover(file)
+
+    with open_recording(file) as recording:
+        books = recording["books"]
+        columns = {name: values.tolist() for name, values in books.to_numpy().items() if name != "time"}
+
+        assert columns == {"number": [0, 10], "publisher": ["Penguin", "Penguin"], "time@field": [5, 5]}
+        assert books.number.tolist() == [0, 1]
+        assert books.to_pandas()["number"].tolist() == [0, 10]

@@ -501,19 +501,22 @@ class Connection:
                 client.held = False
             client.write_now()
 
-    def flush(self, timeout: float) -> bool:
-        """Wait until the broker has confirmed all QoS 1 messages and taken the others; False after `timeout`."""
+    def flush(self, timeout: float, *, patient: bool = True) -> bool:
+        """Wait until the broker has confirmed all QoS 1 messages and taken the others; False after `timeout`.
+
+        Unless `patient`, it gives up as soon as the connection is lost.
+        """
         deadline = clock.monotonic() + timeout
         while self._client.unacknowledged or self._client.unwritten:
             left = deadline - clock.monotonic()
-            if left <= 0:
+            if left <= 0 or not (patient or self.connected):
                 return False
             self._wait_for_acknowledgement(min(left, 0.02))
         return True
 
     def close(self, timeout: float = 5.0) -> bool:
         """Flush for at most `timeout` seconds, disconnect (so no will is sent); True if all was confirmed."""
-        flushed = self.flush(timeout) if timeout and self.connected else not self._client.unacknowledged
+        flushed = self.flush(timeout, patient=False) if timeout else not self._client.unacknowledged
         self._closing.set()
         if self.connected:
             self._client.disconnect()

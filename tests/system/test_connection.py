@@ -258,6 +258,18 @@ def test_a_subscription_works_when_subscribe_returns(connect, until):
     until(lambda: len(listener.got) == 20)
 
 
+def test_closing_does_not_wait_for_a_broker_that_is_gone(connect, broker, until):
+    speaker = connect("speaker")
+    broker.kill()
+    until(lambda: not speaker.connected)
+    speaker.publish("x", b"")
+    started = time.monotonic()
+
+    flushed = speaker.close(5.0)
+
+    assert (flushed, time.monotonic() - started < 2.0) == (False, True)
+
+
 def test_an_unsubscribed_topic_is_silent(connect, until):
     listener, speaker = connect("listener"), connect("speaker")
     listener.subscribe(["a", "b"])

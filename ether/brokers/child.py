@@ -112,7 +112,7 @@ class ChildBroker:
             except subprocess.TimeoutExpired:
                 self._signal(getattr(signal, "SIGKILL", signal.SIGTERM))
                 self.process.wait()
-            for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            for stream in (self.process.stdin, self.process.stdout):  # stderr is closed by whoever reads it
                 if stream is not None:
                     stream.close()
             self.process = None

@@ -83,12 +83,13 @@ class Mosquitto(ChildBroker):
 
     def _read_log(self, lines: IO[bytes]) -> None:
         """Pass on what Mosquitto complains of, in our format, and note that it runs."""
-        for line in lines:
-            text = line.decode(errors="replace").partition(": ")[2].strip()
-            if text.endswith(" running"):
-                self._running.set()
-            elif not text.startswith(_CHATTER):
-                logger.warning("mosquitto: %s", text)
+        with lines:
+            for line in lines:
+                text = line.decode(errors="replace").partition(": ")[2].strip()
+                if text.endswith(" running"):
+                    self._running.set()
+                elif not text.startswith(_CHATTER):
+                    logger.warning("mosquitto: %s", text)
 
     def _wait_until_it_runs(self) -> None:
         """Wait for its own word: an answer at the port might come from another broker, which has taken it from us."""

@@ -249,7 +249,7 @@ class Instance:
             self._sources.remove(source)
         except _ENDS:
             raise
-        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
+        except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
             self._sources.remove(source)
             self._report(method, exc)
 
@@ -270,7 +270,7 @@ class Instance:
                 self._background.append(thread)
                 thread.start()
             else:
-                self._invoke(method, (), {}, as_source=True)
+                self._invoke(method, (), {})
 
     def _run_beside(self, method: Method) -> None:
         """Run a background start method; a coroutine gets a loop of its own."""
@@ -289,7 +289,7 @@ class Instance:
                 self.emit(method, result)
         except _ENDS:
             raise
-        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
+        except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
             self._report(method, exc)
 
     async def _emit_each(self, method: Method, items: AsyncIterator[Any]) -> None:
@@ -433,23 +433,22 @@ class Instance:
         logger.warning("%s: %s rejected: %s", self.name, _described(message), exc)
 
     def _invoke(
-        self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], message: Message | None = None,
-        as_source: bool = False,
-    ) -> bool:  # fmt: skip
+        self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], message: Message | None = None
+    ) -> bool:
         """Run a method and publish its result; False if it failed, which is reported."""
         try:
             result = self._settle(self._plain[method.name](*args, **kwargs))
             if method.outputs:
                 if not inspect.isgenerator(result):
                     self.emit(method, result)
-                elif as_source:
+                elif any(hook.verb == "start" for hook in method.hooks):  # it may never end: step by step, then
                     self._sources.append((method, result))
                 else:
                     for item in result:
                         self.emit(method, item)
         except _ENDS:
             raise
-        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
+        except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
             self._report(method, exc, message)
             return False
         if self._failing:
@@ -549,7 +548,7 @@ class Instance:
             return codecs.encode({"id": call_id, "status": "success", "result": result})
         except _ENDS:
             raise
-        except BaseException as exc:  # noqa: BLE001 - the user\'s code, and a cancelled task of it; reported
+        except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
             logger.warning("%s: call of %s failed: %s: %s", self.name, method_name, type(exc).__name__, exc)
             error = {"error": str(exc), "type": type(exc).__name__, "traceback": traceback.format_exc()}
             return codecs.encode({"id": call_id, "status": "error", **error})

@@ -39,6 +39,8 @@ __all__ = ["Ether", "RunHandle", "Summary", "ether", "main"]
 
 logger = logging.getLogger("ether")
 
+_LATER_KEPT = 1000
+
 T = TypeVar("T")
 
 
@@ -343,6 +345,8 @@ class Ether:
         future = self._need().call(target, method, {**(params or {}), **arguments}, timeout)
         future.id = secrets.token_hex(4)  # type: ignore[attr-defined]  # a name to collect it by
         self._later[future.id] = future  # type: ignore[attr-defined]  # as above
+        while len(self._later) > _LATER_KEPT:  # the oldest can still be waited for by their futures
+            self._later.pop(next(iter(self._later)))
         return future
 
     def collect(self, call: str | Future[Any], timeout: float | None = None) -> Any:

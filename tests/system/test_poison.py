@@ -145,7 +145,7 @@ def test_a_handler_that_exits_is_a_failure_and_not_the_end_of_the_instance(share
     shared.pub({"x": 1, "y": 1}, "poison/exiting")
 
     until(lambda: sink.got == [(1, 1)])
-    assert shared.instances()["sink"].state == "alert"
+    until(lambda: shared.instances()["sink"].state == "alert")
 
 
 def test_an_invalid_result_of_a_processor_is_reported_and_not_published(shared, sink, until, wire):

@@ -17,6 +17,7 @@ import sys
 import threading
 from collections import ChainMap
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import MISSING, asdict
 from hashlib import sha256
 from importlib import metadata
@@ -134,6 +135,7 @@ class Host:
         self._guest = guest
         self._boot = new_boot()
         self._broker: brokers.Broker | None = None
+        self._starting: _Later | None = None
         self._member: Member | None = None
         self._supervisor = Supervisor(self._child_ended)
         self._by_hand: dict[str, tuple[Instance, threading.Thread]] = {}
@@ -162,17 +164,19 @@ class Host:
 
     def _open(self) -> None:
         wanted = {name: each for name, each in self.config.named().items() if each[1].autorun}
+        self._starting = _Later(self._start_broker)  # the longest step first, and the others beside it
         waiting = {name: self._spawn(name, each) for name, (_, each) in wanted.items()}
         recorder = None
         if self._guest is None and self.config.record is not None:
             policy = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
             recorder = self._supervisor.spawn("recorder", "ether.recorder.ingest", policy)
             recorder.patience_s = _RECORDER_PATIENCE_S
-        url = self._start_broker()
+            provenance = _Later(_provenance, self.config)
+        url = self._starting.result()
         self._connect(url)
         self._take_names([*waiting, *(["recorder"] if recorder is not None else [])])
         if recorder is not None:
-            self._supervisor.give_orders(recorder, self._recorder_orders(url))
+            self._supervisor.give_orders(recorder, self._recorder_orders(url, provenance.result()))
         for name, child in waiting.items():
             self._supervisor.give_orders(child, self._orders(name, *wanted[name], url=url))
         self._await_ready([*waiting, *(["recorder"] if recorder is not None else [])])
@@ -256,7 +260,7 @@ class Host:
         }
         self._member.connection.publish(topics.SESSION, codecs.encode(content), 1, retain=True)
 
-    def _recorder_orders(self, url: str) -> dict[str, Any]:
+    def _recorder_orders(self, url: str, provenance: dict[str, Any]) -> dict[str, Any]:
         record = self.config.record
         assert record is not None
         name = record.file_for(self.config.session.name, clock.compact(self._since))
@@ -273,7 +277,7 @@ class Host:
             "exclude": record.exclude,
             "rotate": record.rotate,
             "session": {"id": self.id, "name": self.config.session.name, "started": self._since},
-            "provenance": _provenance(self.config),
+            "provenance": provenance,
             "log_level": _log_level(),
         }
 
@@ -550,6 +554,8 @@ class Host:
     def _abort(self) -> None:
         """Stop whatever was begun, without ceremony."""
         self._closing = True
+        if self._starting is not None:
+            self._starting.wait()  # a broker that is just starting has to be stopped too
         self._supervisor.close(3.0)
         if hasattr(self, "client"):
             self._clear_retained()
@@ -677,6 +683,27 @@ def _not_yet(config: Config) -> list[str]:
     if config.expect:
         found.append(f"{config.where('expect')}: streams are not watched for in this version")
     return found
+
+
+class _Later:
+    """A function's result, worked out in a thread."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self._future: Future[Any] = Future()
+        threading.Thread(target=self._work, args=(function, *arguments), name=function.__name__, daemon=True).start()
+
+    def _work(self, function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            self._future.set_result(function(*arguments))
+        except BaseException as exc:  # noqa: BLE001 - raised again by `result`
+            self._future.set_exception(exc)
+
+    def result(self) -> Any:
+        return self._future.result()
+
+    def wait(self) -> None:
+        """Wait until it is done, whatever came of it."""
+        self._future.exception()
 
 
 def _provenance(config: Config) -> dict[str, Any]:

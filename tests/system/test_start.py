@@ -127,14 +127,19 @@ def test_a_busy_explicit_port_is_a_broker_error(ether, processes, free_port, kin
     assert "taken" in text
 
 
-def test_two_sessions_may_start_though_the_default_port_is_taken(ether, processes, broker_kind):
+def test_two_sessions_may_start_though_the_default_port_is_taken(ether, processes, broker_kind, until):
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind(("127.0.0.1", 1883))
+
+        def take() -> bool:
+            try:
+                taken.bind(("127.0.0.1", 1883))
+            except OSError:  # a session of another test has it, and may leave it any moment
+                return False
             taken.listen()
-        except OSError:
-            pass  # somebody else has it: as good
+            return True
+
+        until(take, 30.0)
 
         ether.tap(_config(broker_kind, echo={"class_path": "lab_parts.Echo"}))
 

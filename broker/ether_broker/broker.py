@@ -564,6 +564,8 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
     def _close_silent(self, now: float) -> None:
         """Keepalive (3.1.2.10, one and a half times) and the time allowed for CONNECT."""
         for connection in list(self.connections):
+            if connection.waiting_auth:
+                continue  # it has said CONNECT; the wait is ours
             if connection.session is None:
                 if now - connection.connected_at > self.limits.connect_timeout_s:
                     logger.info("%s: no CONNECT within %g s", connection.peer, self.limits.connect_timeout_s)

@@ -129,9 +129,21 @@ class WebSocket(asyncio.Protocol):
         self._closing = True
         self._transport.abort()
 
-    def __getattr__(self, name: str) -> Any:
-        """Everything else of a transport is the socket's own: pausing, limits, names."""
-        return getattr(self._transport, name)
+    def pause_reading(self) -> None:
+        """Read no more of the socket."""
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self._transport.resume_reading()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Say when `pause_writing` is due."""
+        self._transport.set_write_buffer_limits(high, low)
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """What the socket knows."""
+        return self._transport.get_extra_info(name, default)
 
 
 def _words(exc: Exception) -> str:

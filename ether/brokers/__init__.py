@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from ether.brokers.child import ChildBroker
 from ether.brokers.embedded import Embedded
 from ether.brokers.external import External
 from ether.brokers.mosquitto import Mosquitto, find_mosquitto, serves_websockets
 from ether.brokers.security import Security, manage_users
 from ether.errors import BrokerError
 
-__all__ = ["Broker", "Embedded", "External", "Mosquitto", "Security", "choose", "find_mosquitto", "manage_users"]
+__all__ = [
+    "Broker",
+    "ChildBroker",
+    "Embedded",
+    "External",
+    "Mosquitto",
+    "Security",
+    "choose",
+    "find_mosquitto",
+    "manage_users",
+]
 
 
 class Broker(Protocol):

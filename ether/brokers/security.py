@@ -43,7 +43,7 @@ class Security:
         if not is_loopback(host) and self.users is None and not self.insecure_lan:
             raise BrokerError(
                 f"broker.listen {listen}: can be reached from other machines, and there are no users; make some with "
-                "`ether broker users add NAME` and give the file as broker.users (--users)"
+                "`ether broker users add NAME` and give the file as broker.users, or see `ether broker --help`"
             )
         if (self.cert is None) != (self.key is None) or (self.ca and not self.cert):
             raise BrokerError("broker.tls: a broker that we start needs both `cert` and `key`")
@@ -53,6 +53,10 @@ class Security:
             raise BrokerError(
                 "broker.websocket: needs `users` and `origins`, or any page open in a browser here could connect"
             )
+        for name, path in (("users", self.users), ("tls.cert", self.cert), ("tls.key", self.key), ("tls.ca", self.ca)):
+            if path is not None and not path.is_file():
+                way_out = f"; make it with `ether broker users add NAME --file {path}`" if name == "users" else ""
+                raise BrokerError(f"broker.{name}: {path}: no such file{way_out}")
 
     @property
     def local_too(self) -> bool:

@@ -217,6 +217,13 @@ def _listen(text: str) -> str:
     return text
 
 
+def _origin(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or text != f"{parts.scheme}://{parts.netloc}" or not parts.hostname:
+        raise ValueError(f"{text!r} is no origin of a page; write http://HOST:PORT or https://HOST, without a path")
+    return text
+
+
 def _as_list(value: object) -> object:
     """Read ``null`` as one mark without keywords, and a mapping as a list of one."""
     if value is None:
@@ -403,12 +410,24 @@ class Session(_Section):
 
 
 class Tls(_Section):
-    """How to trust the broker, and be trusted."""
+    """With `url`: how to trust the broker, and be trusted. Without: what a broker that we start shows and asks for."""
 
     ca: Path | None = Field(default=None, description="File of the authorities to trust; default: the system's.")
     cert: Path | None = Field(default=None, description="File of our own certificate.")
     key: Path | None = Field(default=None, description="File of its private key.")
     insecure: Flag = Field(default=False, description="Do not check the broker's name: for tests only.")
+    require_client_cert: Flag = Field(
+        default=False, description="The broker that we start refuses clients without a certificate of `ca`."
+    )
+
+
+class WebSocket(_Section):
+    """Where a broker that we start listens for browsers."""
+
+    listen: Annotated[str, AfterValidator(_listen)] = Field(description="HOST:PORT.")
+    origins: Annotated[list[Annotated[str, AfterValidator(_origin)]], Field(min_length=1)] = Field(
+        description="Pages that may connect: `http://lab-pc:8000`."
+    )
 
 
 _SCHEMES = ("mqtt", "mqtts")
@@ -427,7 +446,11 @@ class Broker(_Section):
     listen: Annotated[str, AfterValidator(_listen)] | None = Field(
         default=None, description="HOST:PORT for a broker that we start; default loopback, a free port."
     )
+    users: Path | None = Field(
+        default=None, description="File of `ether broker users`, for a broker that we start: demand credentials."
+    )
     tls: Tls | None = Field(default=None, description="Certificates.")
+    websocket: WebSocket | None = Field(default=None, description="For browsers, on a broker that we start.")
     user: str | None = Field(default=None, description="User name at the broker.")
     password: SecretStr | None = Field(
         default=None, description="Password; `${MQTT_PASSWORD}` keeps it out of the file."
@@ -452,6 +475,23 @@ class Broker(_Section):
             raise ValueError("an external broker needs its `url: mqtt://HOST:PORT`")
         if self.url is not None and self.listen is not None:
             raise ValueError("`url` names a broker that runs, `listen` one that we start; keep one of them")
+        tls = self.tls or Tls()
+        if self.url is not None:
+            for key, value in (("users", self.users), ("websocket", self.websocket)):
+                if value is not None:
+                    raise ValueError(f"`{key}` is for a broker that we start, and `url` names one that runs; drop one")
+            if tls.require_client_cert:
+                raise ValueError("`tls.require_client_cert` is for a broker that we start; drop it or `url`")
+            return self
+        if self.websocket is not None and self.users is None:
+            raise ValueError("`websocket` needs `users`: any page open in a browser here could connect")
+        if self.tls is not None:
+            if self.users is None or tls.cert is None or tls.key is None:
+                raise ValueError("`tls` of a broker that we start needs `users`, and in it `cert` and `key`")
+            if tls.insecure:
+                raise ValueError("`tls.insecure` is for a broker that runs, at `url`; drop it")
+            if tls.require_client_cert and tls.ca is None:
+                raise ValueError("`tls.require_client_cert` needs the `ca` that signs the certificates")
         return self
 
     @property

@@ -18,7 +18,7 @@ import threading
 from collections import ChainMap
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import MISSING, asdict
+from dataclasses import MISSING, asdict, replace
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -99,8 +99,9 @@ def join(config: Config, only: bool) -> Guest | None:
 
 
 def _tls(config: Config) -> Tls | None:
+    """Return how our clients trust a broker that runs; one that we start has a listener without TLS for them."""
     tls = config.broker.tls
-    if tls is None:
+    if tls is None or config.broker.url is None:
         return None
     ca, cert, key = (None if path is None else str(path) for path in (tls.ca, tls.cert, tls.key))
     return Tls(ca, cert, key, tls.insecure)
@@ -114,6 +115,21 @@ def _url(config: Config) -> str | None:
     password = f":{quote(broker.password.get_secret_value(), safe='')}" if broker.password else ""
     scheme, _, rest = broker.url.partition("://")
     return f"{scheme}://{quote(broker.user, safe='')}{password}@{rest}"
+
+
+def _security(config: Config) -> brokers.Security:
+    """Return what a broker that we start demands; with users, a password for this session's own processes too."""
+    broker, tls, websocket = config.broker, config.broker.tls, config.broker.websocket
+    if broker.url is not None or broker.users is None:
+        return brokers.Security()
+    found = brokers.Security(
+        users=broker.users, namespace=config.session.namespace, session_password=secrets.token_urlsafe(24)
+    )
+    if tls is not None:
+        found = replace(found, cert=tls.cert, key=tls.key, ca=tls.ca, require_client_cert=tls.require_client_cert)
+    if websocket is not None:
+        found = replace(found, websocket=websocket.listen, origins=tuple(websocket.origins))
+    return found
 
 
 class Host:
@@ -200,7 +216,9 @@ class Host:
             self._url = self._guest.url
             return self._url
         options = self.config.broker
-        self._broker = brokers.choose(options.kind, url=_url(self.config), listen=options.listen)
+        self._broker = brokers.choose(
+            options.kind, url=_url(self.config), listen=options.listen, security=_security(self.config)
+        )
         self._broker.__enter__()
         self._url = self._broker.url
         logger.info("broker: %s at %s, %s", self._broker.kind, _plain(self._url), self._broker.why)

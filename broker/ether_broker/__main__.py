@@ -1,8 +1,8 @@
-"""Run the broker: `python -m ether_broker [--listen HOST:PORT] [--data FOLDER] [--no-persist] [--parent-pipe]`.
+"""Run the broker: `python -m ether_broker [--listen HOST:PORT] [--data FOLDER] [--users FILE] …`; `--help` tells all.
 
-Prints `listening mqtt://HOST:PORT` on stdout once it accepts connections, and nothing else; the log goes to stderr.
-SIGTERM and SIGINT stop it in order. Exit codes: 0 stopped as asked, 1 a fault of ours, 2 wrong arguments, 4 the address
-cannot be bound, 5 the data folder cannot be used.
+Prints `listening URL…` on stdout once it accepts connections, and nothing else; the log goes to stderr. SIGTERM and
+SIGINT stop it in order. Exit codes: 0 stopped as asked, 1 a fault of ours, 2 wrong arguments, users or certificates,
+4 the address cannot be bound or may not be without users, 5 the data folder cannot be used.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING
 
 from .limits import Limits
 from .store import FolderInUse
+from .tls import TlsError, server_context
+from .users import UsersError
 
 if TYPE_CHECKING:
     from .broker import EtherBroker
@@ -32,6 +34,10 @@ __all__ = ["main"]
 
 logger = logging.getLogger("ether_broker")
 
+_NO_USERS = (
+    "{host} can be reached from other machines, and there are no users; make some with `ether broker users add NAME` "
+    "and give --users FILE, or --insecure-lan if the whole network may read and write everything"
+)
 _PARENT_GONE_GRACE_S = 5.0
 """After the parent died: how long its clients may still finish what they do."""
 
@@ -49,11 +55,17 @@ def main() -> int:
     try:
         return asyncio.run(_run(arguments))
     except FolderInUse as exc:
-        print(f"ether_broker: {exc}", file=sys.stderr)
-        return 5
+        return _fail(5, exc)
+    except (UsersError, TlsError) as exc:
+        return _fail(2, exc)
     finally:
         if arguments.remove_data and arguments.data is not None:
             shutil.rmtree(arguments.data, ignore_errors=True)
+
+
+def _fail(code: int, why: object) -> int:
+    print(f"ether_broker: {why}", file=sys.stderr)
+    return code
 
 
 def _arguments() -> argparse.Namespace:
@@ -68,7 +80,49 @@ def _arguments() -> argparse.Namespace:
         "--remove-data", action="store_true", help="remove the --data folder at the end: it is temporary"
     )
     parser.add_argument("--parent-pipe", action="store_true", help="stop when stdin ends, that is when the parent died")
-    return parser.parse_args()
+    safety = parser.add_argument_group("who may do what")
+    safety.add_argument(
+        "--users", type=Path, metavar="FILE", help="demand credentials; made by `ether broker users add`"
+    )
+    safety.add_argument("--namespace", default="", help="put before every topic that a role grants")
+    safety.add_argument(
+        "--session-stdin", action="store_true", help="the first line of stdin is ether-session's password"
+    )
+    safety.add_argument("--insecure-lan", action="store_true", help="serve other machines without users")
+    tls = parser.add_argument_group("TLS, on --listen and --websocket")
+    tls.add_argument("--cert", type=Path, metavar="PEM")
+    tls.add_argument("--key", type=Path, metavar="PEM")
+    tls.add_argument("--ca", type=Path, metavar="PEM", help="authority of client certificates")
+    tls.add_argument("--require-client-cert", action="store_true", help="refuse clients without one of --ca")
+    tls.add_argument(
+        "--local", type=_address, metavar="HOST:PORT", help="listen on this loopback address too, without TLS"
+    )
+    web = parser.add_argument_group("browsers")
+    web.add_argument(
+        "--websocket", type=_address, metavar="HOST:PORT", help="listen for WebSockets; needs --users, --origin"
+    )
+    web.add_argument("--origin", action="append", default=[], metavar="URL", help="a page that may connect; repeatable")
+    arguments = parser.parse_args()
+    wrong = _contradiction(arguments)
+    if wrong:
+        parser.error(wrong)
+    return arguments
+
+
+def _contradiction(arguments: argparse.Namespace) -> str | None:
+    if (arguments.cert is None) != (arguments.key is None):
+        return "--cert and --key come together"
+    if arguments.ca is not None and arguments.cert is None:
+        return "--ca is for TLS; give --cert and --key too"
+    if arguments.require_client_cert and arguments.ca is None:
+        return "--require-client-cert needs the --ca that signs them"
+    if arguments.local is not None and not _loopback(arguments.local[0]):
+        return "--local is for loopback addresses; for others use --listen"
+    if arguments.websocket is not None and not (arguments.users and arguments.origin):
+        return "--websocket needs --users FILE and --origin URL: any page open in a browser here could connect"
+    if arguments.session_stdin and arguments.users is None:
+        return "--session-stdin needs --users"
+    return None
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -79,10 +133,6 @@ def _address(text: str) -> tuple[str, int]:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    from .broker import EtherBroker  # amqtt takes most of the start; wrong arguments need not wait for it
-
-    host, port = arguments.listen
-    config = {"listeners": {"default": {"type": "tcp", "bind": f"{host}:{port}"}}, "plugins": {}}
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -90,28 +140,68 @@ async def _run(arguments: argparse.Namespace) -> int:
             loop.add_signal_handler(number, stop.set)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    host, port = arguments.listen
+    if not _loopback(host) and arguments.users is None:
+        if not arguments.insecure_lan:
+            return _fail(4, _NO_USERS.format(host=host))
+        logger.warning("INSECURE: no users; whoever can reach %s reads and writes every topic", host)
+    elif not _loopback(host) and arguments.cert is None:
+        logger.warning("passwords travel to %s in the clear; --cert and --key switch TLS on", host)
     try:
-        broker = EtherBroker(config, None if arguments.no_persist else arguments.data, Limits())
+        broker = _broker(arguments)
+    except (UsersError, TlsError):
+        raise
     except OSError as exc:
-        print(f"ether_broker: {arguments.data} cannot be used: {exc}", file=sys.stderr)
-        return 5
+        return _fail(5, f"{arguments.data} cannot be used: {exc}")
     try:
         await broker.start()
     except OSError as exc:
         reason = "the address is in use already" if exc.errno == errno.EADDRINUSE else exc
-        print(f"ether_broker: cannot listen on {host}:{port}: {reason}", file=sys.stderr)
-        return 4
-    if not _loopback(host):
-        logger.warning(
-            "listening on %s without users: whoever reaches this machine can read and write all topics", host
-        )
+        return _fail(4, f"cannot listen on {host}:{port}: {reason}")
     if arguments.parent_pipe:
         _watch_parent(broker, loop, stop)
     # What exists now lives until the end; not looking at it again makes every collection cheap.
     gc.freeze()
     gc.set_threshold(50_000, 50, 50)
-    print(f"listening mqtt://{host}:{broker.addresses[0][1]}", flush=True)
+    print("listening", *_urls(arguments, broker), flush=True)
     return await _until_stopped(broker, stop)
+
+
+def _broker(arguments: argparse.Namespace) -> EtherBroker:
+    """The broker, not yet listening: `--listen`, then `--local`, then `--websocket`."""
+    from .authentication import Guard
+    from .broker import EtherBroker  # amqtt takes most of the start; wrong arguments need not wait for it
+
+    wanted = {"default": arguments.listen, "local": arguments.local, "websocket": arguments.websocket}
+    listeners = {
+        name: {"type": "ws" if name == "websocket" else "tcp", "bind": _bind(*address)}
+        for name, address in wanted.items()
+        if address is not None
+    }
+    tls = {}
+    if arguments.cert is not None:
+        context = server_context(arguments.cert, arguments.key, arguments.ca, arguments.require_client_cert)
+        tls = {"default": context, "websocket": context}
+    guard = None
+    if arguments.users is not None:
+        password = sys.stdin.buffer.readline().rstrip(b"\r\n").decode() if arguments.session_stdin else None
+        guard = Guard(arguments.users, arguments.namespace, password)
+    data = None if arguments.no_persist else arguments.data
+    config = {"listeners": listeners, "plugins": {}}
+    return EtherBroker(config, data, Limits(), guard=guard, tls=tls, origins=arguments.origin)
+
+
+def _bind(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _urls(arguments: argparse.Namespace, broker: EtherBroker) -> list[str]:
+    """Where we listen, in the order of the listeners."""
+    secure = "s" if arguments.cert is not None else ""
+    wanted = ((f"mqtt{secure}", arguments.listen), ("mqtt", arguments.local), (f"ws{secure}", arguments.websocket))
+    named = [(scheme, address[0]) for scheme, address in wanted if address is not None]
+    ports = (port for _, port in broker.addresses)
+    return [f"{scheme}://{_bind(host, port)}" for (scheme, host), port in zip(named, ports, strict=True)]
 
 
 async def _until_stopped(broker: EtherBroker, stop: asyncio.Event) -> int:

@@ -1,9 +1,9 @@
 """The broker: amqtt's with the data plane replaced.
 
-Kept of amqtt: its configuration, listeners and TLS contexts, state machine, and authentication plug-ins. Replaced,
-each for what was measured on 0.12.1: sessions and persistence (restored partly or not at all, #255, #256), fan-out (a
-dictionary iterated across awaits, so that clients connecting together became zombies), retained messages (sent to
-clients that never asked), CONNECT (a wrong password ended the session it named), keepalive (#308), redelivery (#391).
+Kept of amqtt: its configuration, listeners, state machine, and authentication plug-ins. Replaced, each for what was
+measured on 0.12.1: sessions and persistence (restored partly or not at all, #255, #256), fan-out (a dictionary iterated
+across awaits, so that clients connecting together became zombies), retained messages (sent to clients that never
+asked), CONNECT (a wrong password ended the session it named), keepalive (#308), redelivery (#391).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import ssl
 import time
 import uuid
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,25 @@ from amqtt.events import BrokerEvents  # type: ignore[import-untyped]
 from amqtt.session import Session as AmqttSession  # type: ignore[import-untyped]
 
 from . import packets, sys_topics
+from .acl import Access
+from .authentication import Guard
 from .connection import Connection
 from .limits import Limits
 from .matching import Route, Subscriptions, kept_for, matches, split_shared, valid_filter
 from .packets import MalformedPacket, Message, UnacceptableProtocol
 from .sessions import Counters, Session
 from .store import Store
+from .users import User
+from .websocket import WebSocket
 
 __all__ = ["EtherBroker"]
 
 logger = logging.getLogger(__name__)
 
+_TLS_HANDSHAKE_S = 10.0
+_DENIALS = 10_000
+"""Denied (client, topic) pairs that are not told again."""
+_NOWHERE = Route([], [], ignored=True)
 _ROUTES = 20_000
 """Topics whose subscribers are remembered between messages, ..."""
 _ROUTE_BYTES = 500
@@ -54,9 +63,12 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
     """An MQTT 3.1.1 broker on a running loop: `await start()`, `await shutdown()`.
 
     Args:
-        config: as amqtt's; `tcp` listeners and authentication plug-ins. Without such a plug-in everybody may connect.
+        config: as amqtt's; `tcp` and `ws` listeners, and authentication plug-ins.
         data: folder for what must survive a restart; None keeps everything in memory.
         limits: every bound, see `Limits`.
+        guard: the users and their rights; without it, and without a plug-in, everybody may do everything.
+        tls: by listener.
+        origins: of the pages whose scripts may connect to `ws` listeners.
 
     Raises:
         BrokerError: the configuration asks for what is not supported here.
@@ -64,9 +76,14 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
     """
 
     def __init__(
-        self, config: BrokerConfig | dict[str, Any], data: Path | None = None, limits: Limits | None = None
-    ) -> None:
+        self, config: BrokerConfig | dict[str, Any], data: Path | None = None, limits: Limits | None = None, *,
+        guard: Guard | None = None, tls: Mapping[str, ssl.SSLContext] | None = None, origins: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         super().__init__(config)
+        self.guard = guard
+        self._tls = tls or {}
+        self._origins = origins
+        self._denials: set[tuple[str, str]] = set()
         if self.plugins_manager._topic_plugins:
             raise BrokerError("topic plug-ins are not supported: they would cost a task per message")
         self.loop = asyncio.get_running_loop()
@@ -119,17 +136,23 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
 
         amqtt also sets SO_REUSEADDR everywhere, which on Windows lets two brokers share a port.
         """
-        if listener_type != ListenerType.TCP:
-            raise BrokerError(f"listener {listener_name}: type {listener_type} is not supported")
+        tls = self._tls.get(listener_name, ssl_context)
+        make: Callable[[], asyncio.BaseProtocol]
+        if listener_type == ListenerType.TCP:
+            make = lambda: Connection(self, listener_name)  # noqa: E731  # one of two
+        elif listener_type == ListenerType.WS and self._origins and self.guard is not None:
+            make = lambda: WebSocket(self, listener_name, self._origins)  # noqa: E731
+        else:
+            raise BrokerError(f"listener {listener_name}: {listener_type} is not served without origins and users")
+        timeout_s = _TLS_HANDSHAKE_S if tls is not None else None
         return await self.loop.create_server(
-            lambda: Connection(self, listener_name), address, port, ssl=ssl_context, backlog=1024
+            make, address, port, ssl=tls, ssl_handshake_timeout=timeout_s, backlog=1024
         )
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """(host, port) of every socket we listen on; the port is the real one where 0 was asked for."""
-        servers = [server.instance for server in self._servers.values()]
-        return [socket.getsockname()[:2] for server in servers for socket in server.sockets]
+        """(host, port) of the first socket of every listener; the port is the real one where 0 was asked for."""
+        return [server.instance.sockets[0].getsockname()[:2] for server in self._servers.values()]
 
     async def shutdown(self) -> None:
         """Stop in order, within two seconds: no new clients, wills as Mosquitto does on its stop, write, close."""
@@ -153,6 +176,8 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             if task is not None:
                 task.cancel()
         await asyncio.gather(*self._tasks, *([self.watch] if self.watch else []), return_exceptions=True)
+        if self.guard is not None:
+            self.guard.close()
         if self.store is not None:
             self.store.close()
         await self.plugins_manager.fire_event(BrokerEvents.POST_SHUTDOWN, wait=True)
@@ -187,13 +212,47 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             self._refuse(connection, packets.CONNACK_IDENTIFIER_REJECTED)
             return
         connection.client_id = request.client_id or f"auto-{uuid.uuid4()}"
-        if not self.plugins_manager._auth_plugins:
+        if self.guard is not None:
+            user = self.guard.remembered(request.username, request.password)
+            if user is None:
+                self._later(connection, self._check_and_admit(connection, request, self.guard))
+            else:
+                self._admit_user(connection, request, self.guard, user)
+        elif self.plugins_manager._auth_plugins:
+            self._later(connection, self._authenticate_and_admit(connection, request))
+        else:
             self._admit(connection, request)
-            return
+
+    def _later(self, connection: Connection, decision: Coroutine[Any, Any, None]) -> None:
+        """Read nothing of a client until it has been decided upon."""
         connection.stop_reading()
-        task = self.loop.create_task(self._authenticate_and_admit(connection, request))
+        task = self.loop.create_task(decision)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _check_and_admit(self, connection: Connection, request: packets.Connect, guard: Guard) -> None:
+        user = await guard.check(request.username, request.password)
+        if connection.closed:
+            return
+        if user is None:
+            guard.refused(connection.peer, connection.client_id, request.username)
+            self._refuse(connection, packets.CONNACK_BAD_CREDENTIALS)
+            return
+        self._admit_user(connection, request, guard, user)
+        connection.authenticated()
+
+    def _admit_user(self, connection: Connection, request: packets.Connect, guard: Guard, user: User) -> None:
+        """Admit with the rights of `user`, unless the session is another's: to take it over is to read its queue."""
+        session = self.clients.get(connection.client_id)
+        if session is not None and session.owner not in ("", user.name) and guard.exists(session.owner):
+            logger.warning(
+                "%s: refused, the client identifier is in use by user %s and not for %s",
+                connection.name, session.owner, user.name,
+            )  # fmt: skip
+            self._refuse(connection, packets.CONNACK_BAD_CREDENTIALS)
+            return
+        connection.access = guard.access(user, connection.client_id)
+        self._admit(connection, request)
 
     async def _authenticate_and_admit(self, connection: Connection, request: packets.Connect) -> None:
         credentials = _Credentials()
@@ -228,6 +287,9 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             persistent = not request.clean_session
             session = Session(connection.client_id, persistent, self.limits, self.counters, self.store)
             self.clients[connection.client_id] = session
+        if connection.access is not None:
+            session.owner = connection.access.username
+            self._drop_denied(session, connection.access)
         connection.session = session
         connection.will = request.will
         connection.keepalive_s = request.keepalive_s
@@ -236,6 +298,26 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         connection.send(packets.connack(0, present))
         session.resume(connection)
         self.counters.clients_maximum = max(self.counters.clients_maximum, len(self.connections))
+
+    def _drop_denied(self, session: Session, access: Access) -> None:
+        """End the subscriptions that a resumed session may no longer have."""
+        for topic_filter in [each for each in session.subscriptions if not access.may_subscribe(each)]:
+            self._tell_denied(session.client_id, "subscribe to", topic_filter)
+            del session.subscriptions[topic_filter]
+            self.filters.remove(topic_filter, session)
+            self.routes.clear()
+
+    def denied(self, connection: Connection, prefix: bytes) -> Route:
+        """The route of a message that its publisher may not send: acknowledged and dropped, as by Mosquitto."""
+        self._tell_denied(connection.client_id, "publish to", prefix[2:].decode())
+        return _NOWHERE
+
+    def _tell_denied(self, client_id: str, what: str, topic: str) -> None:
+        if (client_id, topic) not in self._denials:
+            if len(self._denials) >= _DENIALS:
+                self._denials.clear()
+            self._denials.add((client_id, topic))
+            logger.warning("%s: may not %s %.200r (told once)", client_id, what, topic)
 
     def lost(self, connection: Connection) -> None:
         """The connection is over, for whatever reason: its will, then the end or the pause of its session."""
@@ -256,6 +338,9 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         will, connection.will = connection.will, None
         if will is not None and not connection.clean_end:
             prefix = _prefix(will.topic)
+            if connection.access is not None and not connection.access.may_publish(prefix):
+                self.denied(connection, prefix)
+                return
             self.publish(self.find_route(prefix), Message(prefix, will.payload, will.qos), will.retain, None)
 
     def _forget(self, session: Session) -> None:
@@ -340,20 +425,24 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         self, connection: Connection, session: Session, packet_id: int, requests: list[tuple[str, int]]
     ) -> None:
         """SUBSCRIBE: SUBACK, then the retained messages of each filter."""
-        return_codes = []
+        return_codes, granted = [], []
         for topic_filter, qos in requests:
             group, path = split_shared(topic_filter)
             if not valid_filter(path, self.limits.topic_levels):
                 raise MalformedPacket(f"SUBSCRIBE to {topic_filter[:80]!r}, which is no valid filter")
             dead = topic_filter.startswith("$share/") and (not group or "+" in group or "#" in group)
+            if not dead and connection.access is not None and not connection.access.may_subscribe(topic_filter):
+                self._tell_denied(connection.client_id, "subscribe to", topic_filter)
+                dead = True
             return_codes.append(0x80 if dead else qos)
             if not dead:
+                granted.append((topic_filter, qos))
                 session.subscriptions[topic_filter] = qos
                 self.filters.add(topic_filter, session, qos)
         self.routes.clear()
         self._keep_session(session)
         connection.send(packets.suback(packet_id, return_codes))
-        for topic_filter, qos in requests:
+        for topic_filter, qos in granted:
             if not topic_filter.startswith("$share/"):
                 self._replay(connection, session, topic_filter, qos)
 
@@ -475,6 +564,8 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
     def _close_silent(self, now: float) -> None:
         """Keepalive (3.1.2.10, one and a half times) and the time allowed for CONNECT."""
         for connection in list(self.connections):
+            if connection.waiting_auth:
+                continue  # it has said CONNECT; the wait is ours
             if connection.session is None:
                 if now - connection.connected_at > self.limits.connect_timeout_s:
                     logger.info("%s: no CONNECT within %g s", connection.peer, self.limits.connect_timeout_s)

@@ -15,14 +15,15 @@ from . import packets
 from .packets import MalformedPacket, Message
 
 if TYPE_CHECKING:
+    from .acl import Access
     from .broker import EtherBroker
     from .sessions import Session
 
-__all__ = ["Connection"]
+__all__ = ["CONNECT_BYTES", "Connection"]
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_BYTES = 5 * 65537 + 12
+CONNECT_BYTES = 5 * 65537 + 12
 """The longest CONNECT there can be; more is refused before it is read."""
 _LARGE = 32 * 1024
 """Payloads from here on are handed to the socket as they are instead of being joined with their neighbours."""
@@ -32,7 +33,7 @@ class Connection(asyncio.Protocol):
     """The socket of one client, from accept to close."""
 
     __slots__ = (
-        "_dirty", "_holders", "_missing", "_out", "_out_bytes", "_parts", "_paused", "_transport", "broker",
+        "_dirty", "_holders", "_missing", "_out", "_out_bytes", "_parts", "_paused", "_transport", "access", "broker",
         "clean_end", "client_id", "closed", "connected_at", "heard_at", "keepalive_s", "listener", "peer", "session",
         "waiting_auth", "will", "writable",
     )  # fmt: skip
@@ -41,6 +42,8 @@ class Connection(asyncio.Protocol):
         self.broker = broker
         self.listener = listener
         self.session: Session | None = None
+        self.access: Access | None = None
+        """What it may do; None = everything."""
         self.client_id = ""
         self.peer = "?"
         self.will: packets.Will | None = None
@@ -177,7 +180,7 @@ class Connection(asyncio.Protocol):
         raise MalformedPacket("a remaining length of more than four bytes")
 
     def _check_size(self, first: int, size: int) -> None:
-        limit = self.broker.limits.packet_bytes if self.session is not None else _CONNECT_BYTES
+        limit = self.broker.limits.packet_bytes if self.session is not None else CONNECT_BYTES
         if size > limit:
             raise MalformedPacket(f"a packet of {size} bytes; at most {limit} are accepted")
         if self.session is None and first != 0x10:
@@ -192,6 +195,8 @@ class Connection(asyncio.Protocol):
             raise MalformedPacket("the packet ends in the middle of a field")
         prefix = data[body:topic_end]
         route = broker.routes.get(prefix) or broker.find_route(prefix)
+        if self.access is not None and not self.access.may_publish(prefix):
+            route = broker.denied(self, prefix)
         counters = broker.counters
         counters.publish_received += 1
         counters.publish_bytes_received += stop - payload_at

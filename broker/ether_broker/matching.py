@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .sessions import Session
 
-__all__ = ["Group", "Route", "Subscriptions", "kept_for", "matches", "split_shared", "valid_filter"]
+__all__ = ["Group", "Route", "Subscriptions", "covers", "kept_for", "matches", "split_shared", "valid_filter"]
 
 
 def kept_for(targets: Iterable[tuple[Session, int]], published_qos: int) -> tuple[tuple[int, int], ...]:
@@ -184,3 +184,16 @@ def matches(topic_filter: str, topic: str) -> bool:
         if depth == len(levels) or level not in ("+", levels[depth]):
             return False
     return len(wanted) == len(levels)
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every topic that filter `narrow` matches is matched by filter `wide`: `a/+` does not cover `a/#`."""
+    if narrow[0] == "$" and wide[0] in "+#":
+        return False
+    given, asked = wide.split("/"), narrow.split("/")
+    for depth, level in enumerate(given):
+        if level == "#":
+            return True
+        if depth == len(asked) or asked[depth] == "#" or level not in ("+", asked[depth]):
+            return False
+    return len(given) == len(asked)

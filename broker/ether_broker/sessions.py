@@ -47,8 +47,8 @@ class Session:
 
     __slots__ = (
         "client_id", "connection", "counters", "durable", "held", "inflight", "inflight_bytes", "last_id", "left_at",
-        "limits", "number", "persistent", "progress_at", "queue", "queue_bytes", "received", "spilled", "store",
-        "subscriptions",
+        "limits", "number", "owner", "persistent", "progress_at", "queue", "queue_bytes", "received", "spilled",
+        "store", "subscriptions",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +63,8 @@ class Session:
         """Its QoS 1 and 2 messages are in the store before anybody acknowledges them."""
         self.number = number
         """Its name in the store; 0 for a session that is not stored."""
+        self.owner = ""
+        """The user whose session it is; nobody else may take it over."""
         self.subscriptions: dict[str, int] = {}
         self.connection: Connection | None = None
         self.inflight: dict[int, tuple[Message, int, bool] | None] = {}

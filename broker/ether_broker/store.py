@@ -481,6 +481,7 @@ def _encode_session(session: Session) -> bytes:
         encoded = topic_filter.encode()
         parts.append(struct.pack(">BH", qos, len(encoded)) + encoded)
     parts.append(struct.pack(f">{len(session.received) + len(confirmed)}H", *session.received, *confirmed))
+    parts.append(session.owner.encode())
     return b"".join(parts)
 
 
@@ -495,6 +496,7 @@ def _decode_session(body: bytes, session: Session) -> None:
     identifiers = struct.unpack_from(f">{received + confirmed}H", body, at)
     session.received.update(identifiers[:received])
     session.inflight.update(dict.fromkeys(identifiers[received:]))
+    session.owner = body[at + 2 * len(identifiers) :].decode()
 
 
 def _decode_message(body: bytes) -> tuple[int, int, dict[int, int], bytes, int]:

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from ether.brokers.security import SESSION_USER, Security, is_loopback
 from ether.errors import BrokerError
 
 __all__ = ["DEFAULT_PORT", "ChildBroker", "free_port", "split_listen"]
@@ -41,27 +42,42 @@ def free_port(host: str, wanted: int) -> int:
 
 
 class ChildBroker:
-    """A broker process that we start, on loopback, and stop; it ends by itself if we die."""
+    """A broker process that we start and stop, on loopback unless it has users; it ends by itself if we die."""
 
     kind = ""
 
-    def __init__(self, listen: str | None = None, folder: str | None = None, why: str = "") -> None:
+    def __init__(
+        self, listen: str | None = None, folder: str | None = None, why: str = "", security: Security | None = None
+    ) -> None:
         self.why = why
+        self.security = security or Security()
         self.process: subprocess.Popen[bytes] | None = None
         self._given = listen is not None
         self.host, self.port = split_listen(listen) if listen else ("127.0.0.1", DEFAULT_PORT)
-        if self.host not in ("127.0.0.1", "localhost", "::1"):
-            raise BrokerError(
-                f"broker.listen {listen}: only loopback addresses are served without users; "
-                "run a broker with credentials yourself and give its url"
-            )
+        self.security.check(listen or "", self.host)
+        self.local_port = 0
+        """Of the listener without TLS, where there is one for the session's own processes."""
         self._folder = folder
         self.folder = Path()
 
     @property
     def url(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mqtt://{host}:{self.port}"
+        """Where clients on this machine connect; for the session's own processes with their credentials."""
+        user = f"{SESSION_USER}:{self.security.session_password}@" if self.security.session_password else ""
+        if self.local_port:
+            return f"mqtt://{user}127.0.0.1:{self.local_port}"
+        host = f"[{self.reachable_host}]" if ":" in self.reachable_host else self.reachable_host
+        return f"mqtt{'s' if self.security.cert else ''}://{user}{host}:{self.port}"
+
+    @property
+    def reachable_host(self) -> str:
+        """Where a client on this machine finds us."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - nothing is bound here
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether other machines can connect without credentials."""
+        return self.security.users is None and not is_loopback(self.host)
 
     @property
     def temporary_folder(self) -> str | None:

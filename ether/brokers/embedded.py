@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 from ether.brokers.child import ChildBroker
+from ether.brokers.security import Security, environment
 from ether.errors import BrokerError
 
 __all__ = ["Embedded"]
 
 _PREFIX = "listening "
 _START_S = 30.0  # it reads its store first, which may be large
-_PORT_TAKEN = 4
-"""Its exit code where it cannot listen."""
+_REASONS = {2: "its users, certificates or options are wrong, see above", 4: "the port is taken"}
+"""What its exit codes mean here."""
 
 
 class Embedded(ChildBroker):
@@ -27,23 +26,43 @@ class Embedded(ChildBroker):
     def _start(self) -> None:
         warnings = [argument for option in sys.warnoptions for argument in ("-W", option)]
         command = [sys.executable, *warnings, "-m", "ether_broker", "--listen", f"{self.host}:{self.port}"]
-        command += ["--data", str(self.folder), "--parent-pipe"]
+        command += ["--data", str(self.folder), "--parent-pipe", *_arguments(self.security)]
         if self._folder is None:
             command.append("--remove-data")  # we may die before we can
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)},
+            env=environment(),
             start_new_session=True,
         )
-        assert self.process.stdout is not None
+        assert self.process.stdin is not None and self.process.stdout is not None
+        if self.security.session_password:
+            self.process.stdin.write(self.security.session_password.encode() + b"\n")
+            self.process.stdin.flush()
         too_late = threading.Timer(_START_S, self.process.kill)  # which ends the line we wait for
         too_late.start()
         line = self.process.stdout.readline().decode().strip()
         too_late.cancel()
         if not line.startswith(_PREFIX):
             code = self.process.wait()
-            why = "the port is taken" if code == _PORT_TAKEN else f"exit code {code}"
+            why = _REASONS.get(code, f"exit code {code}")
             raise BrokerError(f"the embedded broker did not start at {self.host}:{self.port}: {why}")
-        self.port = int(line.rpartition(":")[2])
+        urls = line.removeprefix(_PREFIX).split()
+        self.port = int(urls[0].rpartition(":")[2])
+        if self.security.local_too:
+            self.local_port = int(urls[1].rpartition(":")[2])
+
+
+def _arguments(security: Security) -> list[str]:
+    """Return `security` as the broker's options; a password is not among them."""
+    found = []
+    for name in ("users", "cert", "key", "ca", "websocket"):
+        value = getattr(security, name)
+        found += [f"--{name}", str(value)] if value is not None else []
+    for name in ("require_client_cert", "insecure_lan"):
+        found += [f"--{name.replace('_', '-')}"] if getattr(security, name) else []
+    found += [f"--namespace={security.namespace}"] if security.namespace else []
+    found += ["--session-stdin"] if security.session_password else []
+    found += ["--local", "127.0.0.1:0"] if security.local_too else []
+    return [*found, *(f"--origin={origin}" for origin in security.origins)]

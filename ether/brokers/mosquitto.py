@@ -5,16 +5,18 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import re
 import shutil
 import subprocess
 import threading
 from typing import IO
 
 from ether import clock
-from ether.brokers.child import ChildBroker
+from ether.brokers.child import ChildBroker, free_port, split_listen
+from ether.brokers.security import manage_users
 from ether.errors import BrokerError
 
-__all__ = ["Mosquitto", "find_mosquitto"]
+__all__ = ["Mosquitto", "find_mosquitto", "serves_websockets"]
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +24,7 @@ _PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", "C:\\Program Fi
 _START_S = 5.0
 _CHATTER = (
     "mosquitto version", "Config loaded", "Opening ipv", "Saving in-memory", "Restoring", "Bridge support",
-    "Warning: Mosquitto should not be run as root",  # it is loopback only, and ends with us
+    "Warning: Mosquitto should not be run as root",  # it ends with us
 )  # fmt: skip
 # Mosquitto does not watch its parent. A shell does, beside it, and takes five seconds so that clients can end first.
 _GUARDED = """
@@ -38,6 +40,16 @@ def find_mosquitto() -> str | None:
     return shutil.which("mosquitto") or shutil.which("mosquitto", path=os.pathsep.join(_PLACES))
 
 
+def serves_websockets() -> bool:
+    """Return whether the installed Mosquitto can check where WebSockets come from: 2.1 can, 2.0 lets in every page."""
+    program = find_mosquitto()
+    if program is None:
+        return False
+    said = subprocess.run([program, "-h"], capture_output=True, text=True, check=False).stdout
+    version = re.search(r"version (\d+)\.(\d+)", said)
+    return version is not None and (int(version[1]), int(version[2])) >= (2, 1)
+
+
 class Mosquitto(ChildBroker):
     """Mosquitto with limits that lose nothing in a lab: its defaults drop queued messages beyond a thousand."""
 
@@ -47,6 +59,13 @@ class Mosquitto(ChildBroker):
         program = find_mosquitto()
         if program is None:
             raise BrokerError("mosquitto is not installed; try `apt install mosquitto` or `broker: embedded`")
+        if self.security.websocket and not serves_websockets():
+            raise BrokerError(
+                "this mosquitto cannot check the origins of WebSockets (2.1 can); use `broker.kind: embedded`"
+            )
+        self._write_users()
+        if self.security.local_too:
+            self.local_port = free_port("127.0.0.1", 0)
         configuration = self.folder / "mosquitto.conf"
         configuration.write_text(self._configuration(), encoding="utf-8")
         command = [program, "-c", str(configuration)]
@@ -58,11 +77,47 @@ class Mosquitto(ChildBroker):
         threading.Thread(target=self._read_log, args=(self.process.stderr,), name="mosquitto", daemon=True).start()
         self._wait_until_it_runs()
 
+    def _write_users(self) -> None:
+        """Derive Mosquitto's own files from ours, into our private folder."""
+        security = self.security
+        if security.users is None:
+            return
+        words = [
+            "mosquitto",
+            f"--file={security.users}",
+            f"--folder={self.folder}",
+            f"--namespace={security.namespace}",
+        ]
+        words += ["--session-stdin"] if security.session_password else []
+        done = manage_users(*words, stdin=f"{security.session_password}\n")
+        if done.returncode:
+            raise BrokerError(f"broker.users: {done.stderr.strip().removeprefix('ether: ')}")
+
+    def _listeners(self) -> list[str]:
+        security = self.security
+        tls = []
+        if security.cert is not None and security.key is not None:
+            tls = [f"certfile {security.cert.absolute()}", f"keyfile {security.key.absolute()}"]
+        if security.ca is not None:
+            tls += [f"cafile {security.ca.absolute()}"]
+            tls += ["require_certificate true"] if security.require_client_cert else []
+        lines = [f"listener {self.port} {self.host}", *tls]
+        if self.local_port:
+            lines += [f"listener {self.local_port} 127.0.0.1"]
+        if security.websocket:
+            host, port = split_listen(security.websocket)
+            lines += [f"listener {port} {host}", "protocol websockets", *tls]
+            lines += [f"websockets_origin {origin}" for origin in security.origins]
+        return lines
+
     def _configuration(self) -> str:
         folder = str(self.folder) + os.sep
+        access = ["allow_anonymous true"]
+        if self.security.users is not None:
+            access = ["allow_anonymous false", f"password_file {folder}passwords", f"acl_file {folder}acl"]
         lines = [
-            f"listener {self.port} {self.host}",
-            "allow_anonymous true",
+            *self._listeners(),
+            *access,
             "set_tcp_nodelay true",
             "persistence true",
             f"persistence_location {folder}",

@@ -61,7 +61,7 @@ app.command("annotate")(annotate.annotate)
 app.add_typer(run_verbs.app, name="run")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
-app.command("broker")(broker.broker)
+app.add_typer(broker.app, name="broker")
 app.command("schema")(schema.schema)
 app.command("doctor")(doctor.doctor)
 

@@ -80,7 +80,7 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
 
     assert config.resolved() == {
         "session": {"name": "growth", "namespace": "", "data": "data", "start_timeout": 30.0, "stop_timeout": 10.0},
-        "broker": dict.fromkeys(("url", "listen", "tls", "user", "password")) | {"kind": "auto"},
+        "broker": dict.fromkeys(("url", "listen", "users", "tls", "websocket", "user", "password")) | {"kind": "auto"},
         "record": {"topics": ["#"], "exclude": [], "file": "{session}-{started}.h5", "rotate": 2_000_000_000},
         "registry": {
             "vendor.thermo.Incubator": {

@@ -217,9 +217,13 @@ class Journal:
         return self._pending
 
     def _write(self, records: list[bytes | tuple[bytes, bytes, bytes]]) -> None:
-        size = sum(map(_length, records))
+        size = self.pending_bytes if records is self._pending else sum(map(_length, records))
+        lone = records[0]
         try:
-            _write_all(self._fd, self._offset, _pieces(records))
+            if len(records) == 1 and isinstance(lone, bytes):
+                _write_one(self._fd, self._offset, lone)  # an outbox commits each message
+            else:
+                _write_all(self._fd, self._offset, _pieces(records))
         except OSError:
             self._cut_back()
             raise
@@ -694,6 +698,11 @@ def _pieces(records: list[bytes | tuple[bytes, bytes, bytes]]) -> Iterator[bytes
         small = [crc]
     if small:
         yield b"".join(small)
+
+
+def _write_one(fd: int, offset: int, piece: bytes) -> None:
+    if not hasattr(os, "pwrite") or os.pwrite(fd, piece, offset) < len(piece):
+        _write_all(fd, offset, [piece])
 
 
 def _write_all(fd: int, offset: int, pieces: Iterator[bytes] | list[bytes]) -> None:

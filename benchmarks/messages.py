@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ether import brokers, ether, ether_get, ether_pub, ether_start, ether_sub
@@ -74,12 +76,12 @@ class Sink:
 # --- ether
 
 
-def ether_side(url: str, task: str) -> dict[str, float]:
+def ether_side(url: str, task: str, record: bool = False) -> dict[str, float]:
     source = {"burst": "Burst"}.get(task, "Source")
     me = f"{Path(__file__).stem}"
     config = {
         "broker": url,
-        "record": False,
+        "record": record,
         "instances": {"source": {"class_path": f"{me}.{source}"}, "sink": {"class_path": f"{me}.Sink"}},
     }
     ether.tap(config)
@@ -293,7 +295,13 @@ def _figures(task: str, latencies: list[int], count: int, seconds: float) -> dic
     return {"p50_ms": settled[len(settled) // 2] / 1e6, "p99_ms": settled[int(len(settled) * 0.99)] / 1e6}
 
 
-SIDES = {"ether": ether_side, "paho": paho_side, "faststream": faststream_side}
+def recorded_side(url: str, task: str) -> dict[str, float]:
+    """Ether with a recorder and outboxes beside it, which the others have not."""
+    with TemporaryDirectory() as folder, contextlib.chdir(folder):
+        return ether_side(url, task, record=True)
+
+
+SIDES = {"ether": ether_side, "recorded": recorded_side, "paho": paho_side, "faststream": faststream_side}
 
 
 def _role(role: str, url: str) -> None:

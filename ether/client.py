@@ -17,6 +17,7 @@ from ether.errors import CallError, CallTimeout, PayloadError
 from ether.member import read_about, read_status
 from ether.model import About, Annotation, Message, Reading, Run, State, Status
 from ether.mqtt import Connection
+from ether.outbox import Sender
 
 __all__ = ["CALL_TIMEOUT_S", "Client", "InstanceInfo", "Subscription", "tag_tuple"]
 
@@ -97,6 +98,8 @@ class Client:
         self._signer = codecs.Signer(name, boot)
         self._numbers: dict[str, int] = {}
         self._numbering = threading.Lock()
+        self.outbox: Sender | None = None
+        """Keeps what is published by hand until it is recorded."""
         self._subscriptions: list[Subscription] = []
 
     # --- incoming, in the network thread
@@ -160,8 +163,8 @@ class Client:
         status = read_status(message.payload)
         with self._changed:
             known = self.statuses.get(name)
-            # Rule 1: a last will of an earlier boot says nothing about this one.
-            if status and known and status.state is State.LOST and status.boot and known.boot != status.boot:
+            # Rule 1: a last will, or a goodbye, of an earlier boot says nothing about this one.
+            if status and known and status.state in _GONE and status.boot and known.boot != status.boot:
                 return
             if (
                 status
@@ -281,6 +284,8 @@ class Client:
             number = self._numbers.get(topic, 0)
             payload = self._signer.encode(data, number, clock.now())
             self._numbers[topic] = number + 1
+            if self.outbox is not None:
+                self.outbox.keep(topic, number, 1, payload)
             self.connection.publish(topic, payload, qos, retain)
 
     def last_numbers(self) -> dict[str, int]:

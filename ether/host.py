@@ -36,6 +36,7 @@ from ether.instance import Instance
 from ether.member import Member, new_boot
 from ether.model import About, Message, State, Status, Summary
 from ether.mqtt import Address, Connection, Receipt, Tls
+from ether.outbox import Sender, leftovers, outbox_folder
 from ether.supervisor import Child, Restart, Supervisor
 
 __all__ = ["Guest", "Host", "add", "join"]
@@ -45,6 +46,7 @@ logger = logging.getLogger("ether")
 _GONE = (State.LOST, State.DISCONNECTED)
 _RECORDER_SEALS_S = 120.0
 _RECORDER_PATIENCE_S = 2.0
+_OUTBOX_S = 5.0
 
 
 class Guest:
@@ -56,15 +58,48 @@ class Guest:
         self.url, self.namespace, self.tls = url, namespace, tls
         self.connection = Connection(url, name, namespace=namespace, tls=tls)
         self.client = Client(self.connection, name, boot)
-        self.connection.on_message = lambda message, receipt: self.client.take(message)
+        self.connection.on_message = self._receive
+        self.connection.on_up = self._came_up
 
     def open(self, timeout: float = 5.0) -> None:
         self.connection.open(timeout)
         self.client.watch()
+        given = self.outbox_orders(self.client.name)
+        if given is not None:
+            self.client.outbox = Sender(self.connection, self.client.name, self.client.boot, Path(given["folder"]))
+            self.client.outbox.records(given["topics"], given["exclude"])
+
+    def outbox_orders(self, name: str) -> dict[str, Any] | None:
+        """Return where a publisher keeps what the session's recorder has not confirmed; None where nobody records.
+
+        That is beside the recording, so only on its own machine.
+        """
+        session, about = self.client.session, self.client.abouts.get("recorder")
+        recording = session.get("recording")
+        if about is None or not recording or session.get("host") != socket.gethostname():
+            return None
+        if not Path(recording).parent.is_dir():
+            return None
+        filters = [each for each, entry in about.subscribes.items() if entry.get("records")]
+        return _outbox_orders(Path(recording), name, filters, about.kwargs.get("exclude", []))
+
+    def _receive(self, message: Message, _receipt: Receipt | None) -> None:
+        if self.client.outbox is not None:
+            self.client.outbox.hear(message)
+        self.client.take(message)
+
+    def _came_up(self, _session_present: bool) -> None:
+        if self.client.outbox is not None:
+            self.client.outbox.renew()
 
     def close(self) -> None:
         """Leave; where something was published by hand, the last numbers are told, so that nobody need wonder."""
         last = self.client.last_numbers()
+        outbox = self.client.outbox
+        if outbox is not None:
+            if self.connection.connected:
+                outbox.settle(5.0)
+            outbox.close()
         if last and self.connection.connected:
             content = {"state": "disconnected", "boot": self.client.boot, "t": clock.now(), "last": last}
             self.connection.publish(topics.status(self.client.name), codecs.encode(content), 1)
@@ -154,6 +189,7 @@ class Host:
         self._starting: _Later | None = None
         self._member: Member | None = None
         self._supervisor = Supervisor(self._child_ended)
+        self._for_the_dead: list[Sender] = []
         self._by_hand: dict[str, tuple[Instance, threading.Thread]] = {}
         self._endings: dict[str, str] = {}
         self._failures: dict[str, str] = {}
@@ -285,6 +321,8 @@ class Host:
         path = _unused(Path(self.config.session.data).absolute() / name)
         self.recording = path
         self._announce()
+        if self._member is not None:
+            self._member.outbox = self.client.outbox = self._sender("session", self._member)
         return {
             "name": "recorder",
             "url": url,
@@ -298,6 +336,23 @@ class Host:
             "provenance": provenance,
             "log_level": _log_level(),
         }
+
+    def _outbox(self, name: str) -> dict[str, Any] | None:
+        """Return where an instance keeps what is not recorded yet; None where nobody records."""
+        if self._guest is not None:
+            return self._guest.outbox_orders(name)
+        record = self.config.record
+        if record is None or self.recording is None:
+            return None
+        return _outbox_orders(self.recording, name, record.topics, record.exclude)
+
+    def _sender(self, name: str, member: Member) -> Sender | None:
+        given = self._outbox(name)
+        if given is None:
+            return None
+        sender = Sender(member.connection, name, member.boot, Path(given["folder"]), counts=member.counts)
+        sender.records(given["topics"], given["exclude"])
+        return sender
 
     def _orders(self, name: str, key: str, instance: InstanceConfig, url: str) -> dict[str, Any]:
         entry = self.config.registry.get(instance.class_path)
@@ -314,6 +369,7 @@ class Host:
             "shown_kwargs": self.config.resolved()["instances"][key].get("kwargs", {}),
             "pickled": "",
             "marks": entry.methods if entry else {},
+            "outbox": self._outbox(name),
             "recorded": self.config.record is not None and self._guest is None,
             "started": self.started,
             "start_timeout": self.config.session.start_timeout,
@@ -369,6 +425,13 @@ class Host:
                 {name: f"not ready within {timeout:g} s (it is {state(name) or 'silent'})" for name in late}
             )
 
+    def sampling_began(self) -> None:
+        """Whoever is started again from now on samples at once."""
+        self.started = True
+        for child in self._supervisor.children.values():
+            if "started" in child.orders:
+                child.orders["started"] = True
+
     def launch(self, names: list[str]) -> None:
         """Start instances that are declared and do not run; return when they are ready."""
         declared = self.config.named()
@@ -391,6 +454,7 @@ class Host:
             raise SessionError(f"an instance is called {name!r} already; choose another name")
         component = Component.of(type(target))
         member = Member(self._url, name, namespace=self._namespace, tls=_tls(self.config))
+        member.outbox = self._sender(name, member)
         instance = Instance(component, target, member, drain_timeout=self.config.session.stop_timeout)
         member.open()
         instance.open()
@@ -423,6 +487,8 @@ class Host:
         return {name: str(child.state) for name, child in self._supervisor.children.items()}
 
     def _receive(self, message: Message, _receipt: Receipt | None) -> None:
+        for sender in self._for_the_dead:
+            sender.hear(message)
         if self.client.take(message):
             return
         reserved = topics.parse(message.topic)
@@ -485,6 +551,7 @@ class Host:
         statuses = dict(self.client.statuses)
         self._clear_retained()
         self._release()
+        self._clear_outboxes()
         for name, child in self._supervisor.children.items():
             self._endings.setdefault(name, child.exit or "stopped")
         for problem in self._problems:
@@ -547,12 +614,36 @@ class Host:
         child = self._supervisor.children.get("recorder")
         if child is None or not child.alive or self._member is None:
             return
-        self._member.set_status(State.DISCONNECTED, last=self.client.last_numbers())
+        self._settle_for_the_dead()
+        self._member.leave(self.client.last_numbers())
         self.client.connection.flush(2.0)
         self._supervisor.expect_end(child)
         self.client.command("recorder", "stop")
         if not child.ended.wait(_RECORDER_SEALS_S):
             self._problems.append(f"the recorder did not finish within {_RECORDER_SEALS_S:g} s")
+
+    def _settle_for_the_dead(self) -> None:
+        """Send what instances left behind that died and were not started again, and say their goodbyes."""
+        assert self.recording is not None
+        connection = self.client.connection
+        for folder in leftovers(outbox_folder(self.recording), but="session"):
+            sender = Sender(connection, folder.name, "", folder)
+            self._for_the_dead.append(sender)
+            sender.begin()
+        deadline = clock.monotonic() + _OUTBOX_S
+        for sender in self._for_the_dead:
+            sender.settle(max(0.1, deadline - clock.monotonic()))
+            sender.close()
+
+    def _clear_outboxes(self) -> None:
+        """Remove the folders of outboxes that are settled; name those that are not."""
+        if self.recording is None:
+            return
+        for folder in leftovers(outbox_folder(self.recording)):
+            for each in leftovers(folder):
+                self._problems.append(f"{folder.name} published what is not recorded; it is kept in {each}")
+            _remove_empty(folder)
+        _remove_empty(outbox_folder(self.recording))
 
     def _clear_retained(self) -> None:
         """Leave no ghosts: what nobody will look for, on a broker that outlives us."""
@@ -579,6 +670,7 @@ class Host:
             self._clear_retained()
         self._release()
         if self.recording is not None:
+            self._clear_outboxes()
             _remove_empty(self.recording.parent)
 
     def _release(self) -> None:
@@ -643,6 +735,10 @@ def _names_in(annotation: Any) -> set[str]:
 
 def _plain(url: str) -> str:
     return str(Address.parse(url))
+
+
+def _outbox_orders(recording: Path, name: str, filters: list[str], exclude: list[str]) -> dict[str, Any]:
+    return {"folder": str(outbox_folder(recording, name)), "topics": filters, "exclude": exclude}
 
 
 def _as_orders(tls: Tls | None) -> dict[str, Any] | None:

@@ -28,6 +28,7 @@ from ether.errors import FieldError, PayloadError
 from ether.member import Member
 from ether.model import About, Envelope, Message, State
 from ether.mqtt import Receipt
+from ether.outbox import leftovers
 
 if TYPE_CHECKING:
     from ether.loop import Loop
@@ -123,6 +124,7 @@ class Instance:
         self._replies: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
         self._failing: set[str] = set()
         self._failed_at = 0.0
+        self._unkept_why = ""
         self._plain = {name: getattr(target, name) for name in component.methods}
         self._shadowed: list[str] = []
         self._loop: Loop | None = None
@@ -140,6 +142,11 @@ class Instance:
         wanted = self.component.filters()
         for qos in set(wanted.values()):
             self.member.connection.subscribe([name for name, each in wanted.items() if each == qos], qos)
+        outbox = self.member.outbox
+        if outbox is not None:
+            outbox.on_trouble = self._unkept
+            if any(method.outputs for method in self.component.methods.values()) or leftovers(outbox.folder):
+                outbox.begin()
         mine = [f"{topics.command(self.name, '+')}", f"{topics.call(self.name, '+')}"]
         self.member.connection.subscribe([*mine, *(topics.control(verb) for verb in HOOKS if verb != "shutdown")])
 
@@ -178,7 +185,7 @@ class Instance:
     def close(self, further: dict[str, int], timeout: float = 5.0) -> None:
         """Say goodbye with the last number of every topic (`further`: published by hand), and disconnect."""
         last = {topic: number - 1 for topic, number in self._numbers.items()}
-        self.member.set_status(State.DISCONNECTED, last={**further, **last})
+        self.member.leave({**further, **last})
         if not self.member.close(timeout):
             logger.error("%s: the broker did not confirm everything within %g s", self.name, timeout)
 
@@ -499,7 +506,18 @@ class Instance:
         elif clock.monotonic() - self._failed_at > _ALERT_HOLDS_S:
             self._failing.discard(method.name)
         if not self._failing and self.member.state is State.ALERT:
-            self.member.set_status(State.READY)
+            self._calm()
+
+    def _unkept(self, trouble: str) -> None:
+        """Messages cannot be kept for the recorder (or can again): that is for everybody to see."""
+        self._unkept_why = trouble
+        if trouble:
+            self.member.set_status(State.ALERT, trouble)
+        elif not self._failing:
+            self._calm()
+
+    def _calm(self) -> None:
+        self.member.set_status(State.ALERT if self._unkept_why else State.READY, self._unkept_why)
 
     # --- calls
 
@@ -571,9 +589,11 @@ class Instance:
                 number = self._numbers.get(output.topic, 0)
                 payload = self._signer.encode(value, number, clock.now())
                 self._numbers[output.topic] = number + 1
-                self._send(output, payload, 1)
+                self._send(output, payload, number, 1)
 
-    def _send(self, output: Output, payload: bytes, readings: int) -> None:
+    def _send(self, output: Output, payload: bytes, number: int, readings: int) -> None:
+        if self.member.outbox is not None:
+            self.member.outbox.keep(output.topic, number, readings, payload)
         self.member.counts["published"] += readings
         if not self.member.connection.publish(output.topic, payload, output.qos, output.retain):
             self.member.counts["dropped"] += readings
@@ -621,7 +641,7 @@ class Instance:
         payload = codecs.encode(batch.fields, envelope)
         self._numbers[output.topic] = number + count
         batch.times = []
-        self._send(output, payload, count)
+        self._send(output, payload, number, count)
 
     def publishing(self, method: Method, result: Any) -> Any:
         """Publish what a call by hand returned, and return it; a generator or coroutine when it comes to be."""

@@ -95,6 +95,8 @@ class Journal:
         folder: made if missing; one writer at a time (JournalError otherwise).
         segment_bytes: size of a large segment; the first ones are smaller.
         replay: called with every record found, in order.
+        transient: never wait for the disk: what is committed then survives the death of this process, not a power
+            cut; and what was dropped is no damage. For outboxes, whose content is needed until it is durable elsewhere.
     """
 
     def __init__(
@@ -103,9 +105,11 @@ class Journal:
         *,
         segment_bytes: int = 64 << 20,
         replay: Callable[[Record], None] | None = None,
+        transient: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.segment_bytes = segment_bytes
+        self._transient = transient
         self.recovery = Recovery()
         self.next_number = 0
         """Number the next record gets."""
@@ -181,7 +185,7 @@ class Journal:
                 break
             path.unlink()
             dropped += 1
-        if dropped:
+        if dropped and not self._transient:
             sync_directory(self.folder)
         return dropped
 
@@ -213,14 +217,19 @@ class Journal:
         return self._pending
 
     def _write(self, records: list[bytes | tuple[bytes, bytes, bytes]]) -> None:
-        size = sum(map(_length, records))
+        size = self.pending_bytes if records is self._pending else sum(map(_length, records))
+        lone = records[0]
         try:
-            _write_all(self._fd, self._offset, _pieces(records))
+            if len(records) == 1 and isinstance(lone, bytes):
+                _write_one(self._fd, self._offset, lone)  # an outbox commits each message
+            else:
+                _write_all(self._fd, self._offset, _pieces(records))
         except OSError:
             self._cut_back()
             raise
         try:
-            sync_data(self._fd)
+            if not self._transient:
+                sync_data(self._fd)
         except OSError:
             # After a failed sync the kernel may have dropped the pages and report success next time
             # (the PostgreSQL lesson of 2018): never ask the same descriptor again; write anew elsewhere.
@@ -274,8 +283,9 @@ class Journal:
                     size = smaller
             header = _HEADER.pack(_SEGMENT_MAGIC, _VERSION, index, self.durable)
             _write_all(fd, 0, [header + _CRC.pack(crc32(header))])
-            os.fsync(fd)
-            sync_directory(self.folder)
+            if not self._transient:
+                os.fsync(fd)
+                sync_directory(self.folder)
         except OSError:
             os.close(fd)
             path.unlink(missing_ok=True)
@@ -291,10 +301,11 @@ class Journal:
     def _make_folder(self) -> None:
         if not self.folder.is_dir():
             self.folder.mkdir(parents=True, exist_ok=True)
-            sync_directory(self.folder.parent)
+            if not self._transient:
+                sync_directory(self.folder.parent)
 
     def _recover(self, replay: Callable[[Record], None] | None) -> None:
-        reader = JournalReader(self.folder)
+        reader = JournalReader(self.folder, dropped=self._transient)
         try:
             while records := reader.read():
                 self.recovery.records += len(records)
@@ -361,15 +372,17 @@ class JournalReader:
     Args:
         live: the journal is being written: an unreadable end means "not yet". Records may then be seen shortly
             before they are durable. Otherwise the end is the end.
+        dropped: what was before the first segment that is there has been dropped on purpose.
 
     Attributes:
         next_number: number of the record expected next.
         damage: what could not be read so far.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, live: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike[str], *, live: bool = False, dropped: bool = False) -> None:
         self.folder = Path(folder)
         self.live = live
+        self._dropped = dropped
         self.next_number = 0
         self.damage: list[Damage] = []
         self._segment: _Segment | None = None
@@ -462,6 +475,8 @@ class JournalReader:
                 self._segment.finished = True
                 return True
             self._segment.close()
+        elif self._dropped:
+            self.next_number = _first_number(following[0]) or 0
         self._segment = _Segment(following[0])
         if (hurt := self._segment.check_header()) and not self.live:
             self.damage.append(Damage(following[0].name, 0, _HEADER_BYTES, hurt, hurt - 1))
@@ -683,6 +698,11 @@ def _pieces(records: list[bytes | tuple[bytes, bytes, bytes]]) -> Iterator[bytes
         small = [crc]
     if small:
         yield b"".join(small)
+
+
+def _write_one(fd: int, offset: int, piece: bytes) -> None:
+    if not hasattr(os, "pwrite") or os.pwrite(fd, piece, offset) < len(piece):
+        _write_all(fd, offset, [piece])
 
 
 def _write_all(fd: int, offset: int, pieces: Iterator[bytes] | list[bytes]) -> None:

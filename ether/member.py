@@ -21,6 +21,7 @@ from ether import clock, topics
 from ether.errors import EtherError
 from ether.model import About, Message, State, Status
 from ether.mqtt import Connection, Receipt
+from ether.outbox import Sender
 
 __all__ = ["Member", "new_boot", "read_about", "read_status"]
 
@@ -86,6 +87,8 @@ class Member:
         """Called for each status: counts that are derived rather than kept."""
         self.on_message: Callable[[Message, Receipt | None], object] = lambda message, receipt: None
         self.on_up: Callable[[bool], None] = lambda session_present: None
+        self.outbox: Sender | None = None
+        """Keeps what we publish until it is recorded; None where nobody records."""
         self._about: About | None = None
         self._status_topic = topics.status(name)
         self._status = Status(State.INIT, self.boot, clock.now(), every=every)
@@ -132,6 +135,12 @@ class Member:
         self._log_handler.setLevel(level)
         logging.getLogger().addHandler(self._log_handler)
 
+    def leave(self, last: dict[str, int], timeout: float = 5.0) -> None:
+        """Say goodbye with the last number of every topic, once all that is to be recorded has been (or time is up)."""
+        if self.outbox is not None and self.connection.connected and not self.outbox.settle(timeout):
+            logger.error("%s: the recorder did not confirm everything within %g s", self.name, timeout)
+        self.set_status(State.DISCONNECTED, last=last)
+
     def close(self, timeout: float = 5.0, clear: bool = False) -> bool:
         """Disconnect in order; True if the broker has confirmed everything.
 
@@ -143,6 +152,8 @@ class Member:
             self._closed.set()
         if self._log_handler is not None:
             logging.getLogger().removeHandler(self._log_handler)
+        if self.outbox is not None:
+            self.outbox.close()
         if clear and self.connection.connected:
             for topic in (topics.status(self.name), topics.about(self.name)):
                 self.connection.publish(topic, b"", 1, retain=True)
@@ -152,6 +163,8 @@ class Member:
         if self._about is not None:
             self._announce_about()
         self._announce_status()
+        if self.outbox is not None:
+            self.outbox.renew()
         self.on_up(session_present)
 
     def _announce_status(self) -> None:
@@ -178,6 +191,8 @@ class Member:
             if receipt is not None and self.connection.manual_ack:
                 self.connection.acknowledge([receipt])
                 return
+        if self.outbox is not None:
+            self.outbox.hear(message)
         self.on_message(message, receipt)
 
     def _beat(self) -> None:

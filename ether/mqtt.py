@@ -388,6 +388,11 @@ class Connection:
         return self._up.is_set()
 
     @property
+    def in_network_thread(self) -> bool:
+        """Whether the caller runs in the thread that reads for us, which must not wait for what it reads."""
+        return threading.current_thread() is self._thread
+
+    @property
     def unacknowledged(self) -> int:
         """QoS 1 messages the broker has not confirmed yet."""
         return self._client.unacknowledged

@@ -162,7 +162,7 @@ class Ether:
         """Begin: sampling starts and every `ether_start` hook runs."""
         self._need().control("start")
         if self._host is not None:
-            self._host.started = True
+            self._host.sampling_began()
 
     def save_all(self) -> None:
         """Run every `ether_save_all` hook."""
@@ -517,6 +517,7 @@ def main() -> None:
     from ether.instance import Instance
     from ether.member import Member
     from ether.mqtt import Tls
+    from ether.outbox import Sender
 
     # A handler that computes must not keep the network thread from the interpreter for Python's usual 5 ms.
     sys.setswitchinterval(0.001)
@@ -528,6 +529,11 @@ def main() -> None:
     member = Member(orders["url"], name, namespace=orders["namespace"], tls=tls)
     client = Client(member.connection, name, member.boot)
     member.on_message = lambda message, receipt: client.take(message)
+    if (given := orders["outbox"]) is not None:
+        member.outbox = client.outbox = Sender(
+            member.connection, name, member.boot, Path(given["folder"]), counts=member.counts
+        )
+        member.outbox.records(given["topics"], given["exclude"])
     try:
         member.open(orders["start_timeout"])
     except BrokerError as exc:

@@ -47,6 +47,7 @@ QUEUE_BYTES = 64 << 20
 CONFIRM_S = 0.2
 _RETRY_S = 0.5
 _HOLE_S = 1.0
+_HOLES_SAID = 100
 _ORPHAN_S = 7.0
 _GOODBYES_S = 2.5
 _SEAL_S = 600.0
@@ -110,6 +111,7 @@ class Ingest:
         self._watermarks: dict[tuple[str, str, str], int] = {}
         self._holes: dict[tuple[str, str, str], tuple[float, list[list[int]]]] = {}
         self._confirmed = 0.0
+        self._asked: dict[tuple[str, str], Any] = {}
         self._troubled = ""
         self._stop_seen = False
         self._renew = False
@@ -273,6 +275,9 @@ class Ingest:
         """Return whether a message of the reserved tree says something new."""
         if reserved.kind in ("stored", "pong"):
             return False
+        if reserved.kind == "command" and reserved.name == NAME and reserved.verb == "confirm":
+            self._take_question(payload)
+            return False
         if reserved.kind == "command" and reserved.name == NAME and reserved.verb == "stop" and not flags & RETAIN:
             self._stop_seen = True
         if reserved.kind == "status":
@@ -284,6 +289,12 @@ class Ingest:
         elif flags & RETAIN:
             return False
         return True
+
+    def _take_question(self, payload: bytes) -> None:
+        """A publisher asks what is durable: it is told with this commit, all of it, and what is missing at once."""
+        with contextlib.suppress(ValueError, TypeError, KeyError):  # a stranger's words
+            question = json.loads(payload)
+            self._asked[str(question["by"]), str(question["boot"])] = question["id"]
 
     def _heard(self, name: str, payload: bytes, replay: bool) -> bool:
         """Take a status into account; False for a heartbeat or an unchanged replay."""
@@ -306,6 +317,7 @@ class Ingest:
             self._journal.append(*note(Kind.DUPLICATES, [[*key, count] for key, count in self._again.items()]))
             for (by, boot, topic), count in self._again.items():
                 self._changed.add((by, boot))
+                self._watermarks.pop((by, boot, topic), None)  # it did not hear us: say it again
                 logger.debug("%s: %d messages on %r came again", by, count, topic)
             self._again.clear()
 
@@ -335,7 +347,7 @@ class Ingest:
     def _confirm_changed(self) -> None:
         """Tell publishers up to where their messages are durable, and what is missing; a few times a second at most."""
         now = clock.monotonic()
-        if now - self._confirmed < CONFIRM_S and not self._closing:
+        if now - self._confirmed < CONFIRM_S and not self._closing and not self._asked:
             return
         self._confirmed = now
         if self._renew:
@@ -344,22 +356,31 @@ class Ingest:
             self._changed.update(key[:2] for key in self.account.tracks)
         changed, self._changed = self._changed, set()
         changed.update(key[:2] for key, (since, _) in self._holes.items() if now - since >= _HOLE_S)
+        asked, self._asked = self._asked, {}
+        changed.update(asked)
         if not changed:
             return
-        for (by, boot), said in self._durable(changed, now).items():
+        for (by, boot), said in self._durable(changed, asked, now).items():
             self._confirm(by, {"boot": boot, **said})
         self.counts["lost"] = self.account.missing()
 
-    def _durable(self, changed: set[tuple[str, str]], now: float) -> dict[tuple[str, str], dict[str, Any]]:
-        """Return what is to be said to each publisher: new watermarks, and holes that have stayed open for a while."""
-        said: dict[tuple[str, str], dict[str, Any]] = {}
+    def _durable(
+        self, changed: set[tuple[str, str]], asked: dict[tuple[str, str], Any], now: float
+    ) -> dict[tuple[str, str], dict[str, Any]]:
+        """Return what is to be said to each publisher: new watermarks, and holes that have stayed open for a while.
+
+        Who has asked is told everything.
+        """
+        said: dict[tuple[str, str], dict[str, Any]] = {
+            key: {"topics": {}, "asked": question} for key, question in asked.items()
+        }
         for key, track in self.account.tracks.items():
             if key[:2] not in changed:
                 continue
             content = said.setdefault(key[:2], {"topics": {}})
             watermark = track.watermark()
             if watermark is not None:
-                if self._watermarks.get(key) != watermark:
+                if key[:2] in asked or self._watermarks.get(key) != watermark:
                     self._watermarks[key] = watermark
                     content["topics"][key[2]] = watermark
                 if track.spans[0][0]:
@@ -367,11 +388,16 @@ class Ingest:
             holes = track.holes()
             since, _ = self._holes.pop(key, (now, holes))
             if holes:
-                if now - since >= _HOLE_S:
-                    content.setdefault("missing", {})[key[2]] = holes[:100]
+                if key[:2] in asked or now - since >= _HOLE_S:
+                    content.setdefault("missing", {})[key[2]] = holes[:_HOLES_SAID]
+                    content.setdefault("seen", {})[key[2]] = track.spans[-1][1] if track.spans else -1
                     since = now
                 self._holes[key] = (since, holes)
-        return {key: content for key, content in said.items() if content["topics"] or "missing" in content}
+        return {
+            key: content
+            for key, content in said.items()
+            if content["topics"] or "missing" in content or "asked" in content
+        }
 
 
 class WriterProcess:

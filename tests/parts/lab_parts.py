@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +225,22 @@ class Fragile:
     @ether_get
     def pid(self) -> int:
         return os.getpid()
+
+
+class Counting:
+    """Publishes numbers, and counts them in a file of each start's own, before each is published."""
+
+    def __init__(self, folder: str, stop_at: int = 0) -> None:
+        self.stop_at = stop_at
+        self.number = 0
+        self.file = os.open(Path(folder) / f"counted-{os.getpid()}", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+
+    @ether_start(background=True)
+    @ether_pub(topic="count")
+    def count(self) -> Iterator[int]:
+        while not self.stop_at or self.number < self.stop_at:
+            os.write(self.file, b".")
+            yield self.number
+            self.number += 1
+            if self.number % 3 == 0:
+                time.sleep(0.001)

@@ -1,0 +1,215 @@
+"""The publisher's side of the guarantee: whoever dies, whatever was published is in the recording, once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ether import ether_pub
+from ether.recorder.verify import Report, verify
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def _config(broker: str, folder: Path, **more: Any) -> dict[str, Any]:
+    block = {
+        "class_path": "lab_parts.Counting",
+        "args": [str(folder)],
+        "restart": {"policy": "on-failure", "backoff": ["50ms", "1s"]},
+        **more,
+    }
+    return {"broker": broker, "session": {"stop_timeout": "10s"}, "instances": {"counting": block}}
+
+
+def _counted(folder: Path) -> dict[int, int]:
+    """Return how many numbers each start has counted, by process id."""
+    return {int(path.name.rpartition("-")[2]): path.stat().st_size for path in folder.glob("counted-*")}
+
+
+def _published(folder: Path) -> int:
+    return sum(_counted(folder).values())
+
+
+def _proven(recording: Path | None) -> Report:
+    """Return the report of a recording that misses nothing and stands alone in its folder."""
+    assert recording is not None
+    report = verify(recording)
+    assert (report.missing, report.unproven, report.damage) == (0, [], [])
+    assert report.complete
+    assert [path.name for path in recording.parent.iterdir()] == [recording.name]
+    return report
+
+
+def _agrees(report: Report, folder: Path, killed: set[int]) -> None:
+    """Compare with the count; a start that was killed may have counted one that it did not come to publish."""
+    tallies = [tally for tally in report.tallies if tally.topic == "count"]
+    assert all(tally.first == 0 and tally.stored == tally.last + 1 for tally in tallies)
+    stored = sorted(tally.stored for tally in tallies)
+    counted = sorted(_counted(folder).values())
+    assert len(stored) == len(counted)
+    assert 0 <= sum(counted) - sum(stored) <= len(killed), (counted, stored)
+
+
+def _pid(ether: Any, name: str) -> int:
+    pid = ether.instances()[name].pid
+    assert pid is not None
+    return int(pid)
+
+
+def _kill(ether: Any, name: str, until: Callable[..., None]) -> int:
+    """Kill a process of the session, and wait until its supervisor has started it again."""
+    before = _pid(ether, name)
+    os.kill(before, signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(before) or psutil.Process(before).status() == psutil.STATUS_ZOMBIE)
+    until(
+        lambda: (info := ether.instances()[name]).state == "ready" and info.pid not in (before, None),
+        20.0,
+        f"a new {name}",
+    )
+    return before
+
+
+def test_a_killed_publisher_loses_nothing_it_published(ether, workdir, broker_kind, until):
+    ether.tap(_config(broker_kind, workdir))
+    ether.start()
+    killed = set()
+    for more in (1500, 1500):
+        so_far = _published(workdir)
+        until(lambda wanted=so_far + more: _published(workdir) > wanted, 20.0, "messages")
+        killed.add(_kill(ether, "counting", until))
+    so_far = _published(workdir)
+    until(lambda: _published(workdir) > so_far + 500, 20.0, "messages of the third start")
+
+    summary = ether.shutdown()
+
+    assert summary.problems == ()
+    _agrees(_proven(summary.recording), workdir, killed)
+
+
+def test_what_a_dead_publisher_left_is_sent_at_the_end_of_the_session(ether, workdir, until):
+    ether.tap(_config("embedded", workdir, restart="never"))
+    ether.start()
+    until(lambda: _published(workdir) > 1000, 20.0, "messages")
+    pid = _pid(ether, "counting")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: ether.instances()["counting"].state == "lost", what="its death")
+
+    summary = ether.shutdown()
+
+    assert summary.problems == ()
+    _agrees(_proven(summary.recording), workdir, {pid})
+
+
+def test_a_broker_killed_under_load_and_back_on_its_port_costs_nothing(ether, workdir, broker, until):
+    ether.tap(_config(broker.url, workdir))
+    ether.start()
+    for _ in range(2):
+        so_far = _published(workdir)
+        until(lambda wanted=so_far + 1000: _published(workdir) > wanted, 20.0, "messages")
+        broker.kill()
+        broker.start()
+    so_far = _published(workdir)
+    until(lambda: _published(workdir) > so_far + 1000, 30.0, "messages after the last return")
+
+    summary = ether.shutdown()
+
+    assert summary.problems == ()
+    _agrees(_proven(summary.recording), workdir, set())
+
+
+def test_a_recorder_killed_under_load_misses_nothing_and_raises_no_storm(ether, workdir, broker_kind, until):
+    ether.tap(_config(broker_kind, workdir))
+    ether.start()
+    for _ in range(3):
+        so_far = _published(workdir)
+        until(lambda wanted=so_far + 800: _published(workdir) > wanted, 20.0, "messages")
+        _kill(ether, "recorder", until)
+
+    summary = ether.shutdown()
+
+    assert summary.problems == ()
+    _agrees(_proven(summary.recording), workdir, set())
+    assert summary.counts["counting"].get("resent", 0) <= 2 * _published(workdir)
+
+
+def test_what_neither_recorder_nor_broker_ever_had_comes_from_the_outbox(ether, workdir, broker, until):
+    """The recorder hangs from before the first message on, and the broker takes with it what it had queued."""
+    ether.tap(_config(broker.url, workdir, autorun=False))
+    ether.start()
+    recorder = psutil.Process(_pid(ether, "recorder"))
+    recorder.suspend()
+    ether.launch("counting")
+    until(lambda: _published(workdir) > 2000, 20.0, "messages")
+    broker.kill()
+    broker.start()
+    recorder.kill()
+    until(lambda: ether.instances()["recorder"].pid not in (recorder.pid, None), 20.0, "a new recorder")
+    until(lambda: ether.instances()["recorder"].state == "ready", 20.0, "the new recorder being ready")
+
+    summary = ether.shutdown()
+
+    assert summary.problems == ()
+    _agrees(_proven(summary.recording), workdir, set())
+    assert summary.counts["counting"]["resent"] <= 2 * _published(workdir)
+
+
+class _Camera:
+    @ether_pub(topic="camera")
+    def shoot(self, number: int) -> dict[str, Any]:
+        return {"number": number, "pixels": bytes(50_000)}
+
+
+def test_a_full_outbox_is_an_alarm_and_a_count_and_passes(ether, workdir, until):
+    ether.tap({"broker": "embedded", "session": {"stop_timeout": "10s"}})
+    camera = ether.add(_Camera(), "camera")
+    outbox = ether._host._by_hand["camera"][0].member.outbox
+    outbox._limit, outbox._block_s = 1 << 20, 0.2
+    recorder = psutil.Process(_pid(ether, "recorder"))
+    recorder.suspend()
+    try:
+        for number in range(50):
+            camera.shoot(number)
+        until(lambda: ether.instances()["camera"].state == "alert", what="an alert")
+        assert "the outbox is full" in ether.instances()["camera"].detail
+        until(lambda: ether.instances()["camera"].counts.get("unstored", 0) > 20, what="the count")
+    finally:
+        recorder.resume()
+    until(lambda: outbox._boxes[0].confirmed, 10.0, "confirmation")
+    camera.shoot(50)
+    until(lambda: ether.instances()["camera"].state == "ready", 10.0, "the end of the alert")
+
+    summary = ether.shutdown()
+
+    (tally,) = [each for each in _proven(summary.recording).tallies if each.topic == "camera"]
+    assert (tally.stored, tally.last) == (51, 50)
+
+
+def test_other_components_never_see_what_is_sent_again(ether, workdir, broker_kind, until):
+    ether.tap(_config(broker_kind, workdir))
+    seen: list[int] = []
+    ether.subscribe("count", lambda reading: seen.append(reading.number))
+    ether.start()
+    until(lambda: _published(workdir) > 100, 20.0, "messages")
+    recorder = psutil.Process(_pid(ether, "recorder"))
+    recorder.suspend()
+    first = _published(workdir) + 300  # nothing of this can have been confirmed
+    until(lambda: _published(workdir) > first + 100, 20.0, "messages")
+    missing = {"count": [[first, first + 20]]}
+    said = {"boot": ether.instances()["counting"].boot, "topics": {}, "missing": missing, "seen": {"count": first + 21}}
+    ether._client.connection.publish("ether/stored/counting", json.dumps(said).encode())
+    until(lambda: ether.instances()["counting"].counts.get("resent", 0) >= 21, 10.0, "repeats")
+    recorder.resume()
+
+    summary = ether.shutdown()
+
+    report = _proven(summary.recording)
+    _agrees(report, workdir, set())
+    assert sum(tally.duplicates for tally in report.tallies) >= 21
+    assert len(seen) == len(set(seen)) > 0

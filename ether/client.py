@@ -97,7 +97,7 @@ class Client:
         self._turns: dict[str, count[int]] = {}
         self._signer = codecs.Signer(name, boot)
         self._numbers: dict[str, int] = {}
-        self._numbering = threading.Lock()
+        self._numbering = threading.RLock()
         self.outbox: Sender | None = None
         """Keeps what is published by hand until it is recorded."""
         self._subscriptions: list[Subscription] = []
@@ -287,6 +287,17 @@ class Client:
             if self.outbox is not None:
                 self.outbox.keep(topic, number, 1, payload)
             self.connection.publish(topic, payload, qos, retain)
+
+    def number_with(self, numbers: dict[str, int], lock: threading.RLock) -> None:
+        """Share the numbers of an instance of the same name and boot: one stream must not have two counts.
+
+        Args:
+            numbers: topic to the next number; what has been published by hand already is entered.
+            lock: held while a number is taken and its message sent.
+        """
+        with lock:
+            numbers.update(self._numbers)
+            self._numbers, self._numbering = numbers, lock
 
     def last_numbers(self) -> dict[str, int]:
         """Return the last number published by hand, per topic."""

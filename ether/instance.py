@@ -31,6 +31,7 @@ from ether.mqtt import Receipt
 from ether.outbox import leftovers
 
 if TYPE_CHECKING:
+    from ether.client import Client
     from ether.loop import Loop
 
 __all__ = ["Instance"]
@@ -131,6 +132,10 @@ class Instance:
         self._shadow()
         member.on_message = self._receive
         member.describe = lambda: {"queued": self._queue.qsize()}
+
+    def share_numbers(self, client: Client) -> None:
+        """Have what user code publishes by hand numbered together with its methods' results."""
+        client.number_with(self._numbers, self._emitting)
 
     # --- life
 

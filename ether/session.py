@@ -548,6 +548,7 @@ def main() -> None:
         shown = json.loads(json.dumps(orders["shown_kwargs"], default=repr))
         instance = Instance(component, target, member, kwargs=shown, drain_timeout=orders["drain_timeout"])
         instance.take_first = client.take
+        instance.share_numbers(client)
         instance.open()
     except BaseException as exc:  # noqa: BLE001 - whatever the user's constructor raises, SystemExit too
         _fail(member, exc)

@@ -244,3 +244,15 @@ class Counting:
             self.number += 1
             if self.number % 3 == 0:
                 time.sleep(0.001)
+
+
+class TwoVoices:
+    """Publishes on one topic by hand and by a method."""
+
+    @ether_start
+    @ether_pub(topic="voices")
+    def speak(self) -> dict[str, str]:
+        from ether import ether
+
+        ether.pub({"by": "hand"}, "voices")
+        return {"by": "method"}

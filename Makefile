@@ -38,6 +38,8 @@ check: $(VENV)/.check
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/messages.py $(BENCH_ARGS)
+	$(BIN)/python benchmarks/recorder.py
+	$(BIN)/python benchmarks/broker.py
 
 wheel: $(VENV)/.build
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -63,11 +63,18 @@ def _pid(ether: Any, name: str) -> int:
     return int(pid)
 
 
+def _ended(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
 def _kill(ether: Any, name: str, until: Callable[..., None]) -> int:
     """Kill a process of the session, and wait until its supervisor has started it again."""
     before = _pid(ether, name)
     os.kill(before, signal.SIGKILL)
-    until(lambda: not psutil.pid_exists(before) or psutil.Process(before).status() == psutil.STATUS_ZOMBIE)
+    until(lambda: _ended(before))
     until(
         lambda: (info := ether.instances()[name]).state == "ready" and info.pid not in (before, None),
         20.0,
@@ -157,7 +164,8 @@ def test_what_neither_recorder_nor_broker_ever_had_comes_from_the_outbox(ether, 
 
     assert summary.problems == ()
     _agrees(_proven(summary.recording), workdir, set())
-    assert summary.counts["counting"]["resent"] <= 2 * _published(workdir)
+    # The embedded broker may have kept the recorder's queue on disk; then nothing needs to be sent again.
+    assert summary.counts["counting"].get("resent", 0) <= 2 * _published(workdir)
 
 
 class _Camera:

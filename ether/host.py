@@ -833,11 +833,15 @@ def _provenance(config: Config) -> dict[str, Any]:
         "platform": platform.platform(),
         "host": socket.gethostname(),
         "user": _user(),
-        "packages": dict(
-            sorted((d.metadata["Name"], d.version) for d in metadata.distributions() if d.metadata["Name"])
-        ),
+        "packages": _packages(),
         "git": _git(),
     }
+
+
+def _packages() -> dict[str, str]:
+    """Return the installed distributions, name to version."""
+    found = (each.metadata for each in metadata.distributions())  # once each: it reads and parses a file
+    return dict(sorted((str(each["Name"]), str(each["Version"])) for each in found if each["Name"]))
 
 
 def _git() -> dict[str, Any] | None:

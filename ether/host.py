@@ -438,7 +438,9 @@ class Host:
         for name in names:
             if name not in declared:
                 raise SessionError(f"no instance {name!r} is declared; there are {', '.join(declared) or 'none'}")
-            if name in self._supervisor.children and not self._supervisor.children[name].ended.is_set():
+            child = self._supervisor.children.get(name)
+            # One that has just exited is told of before it counts as ended.
+            if child is not None and not child.ended.wait(0.0 if child.alive else 2.0):
                 raise SessionError(f"{name} runs already")
         self.client.echo()  # what was said of the former process has come then
         self._failures.clear()

@@ -275,3 +275,13 @@ def test_prints_of_an_instance_appear_at_once_and_unchanged(script):
     assert "complained größer" in running.errors
     running.popen.terminate()
     running.end()
+
+
+def test_what_an_instance_publishes_by_hand_is_numbered_with_its_results(ether, until):
+    heard: dict[str, int | None] = {}
+    ether.tap({"broker": "embedded", "record": "off", "instances": {"both": {"class_path": "lab_parts.TwoVoices"}}})
+    ether.subscribe("voices", lambda reading: heard.update({reading.fields["by"]: reading.number}))
+
+    ether.start()
+
+    until(lambda: heard == {"hand": 0, "method": 1})

@@ -443,13 +443,3 @@ def test_one_line_of_any_mqtt_library_is_a_sensor(shared, add, until, raw, paylo
 
     until(lambda: sink.got)
     assert sink.got == [arrives]
-
-
-def test_what_an_instance_publishes_by_hand_is_numbered_with_its_results(ether, until):
-    heard: dict[str, int | None] = {}
-    ether.tap({"broker": "embedded", "record": "off", "instances": {"both": {"class_path": "lab_parts.TwoVoices"}}})
-    ether.subscribe("voices", lambda reading: heard.update({reading.fields["by"]: reading.number}))
-
-    ether.start()
-
-    until(lambda: heard == {"hand": 0, "method": 1})

@@ -229,13 +229,18 @@ def _copy_dataset(source: h5py.Dataset, final: h5py.Group, path: str) -> h5py.Da
         rows = max(1, min(source.shape[0], _CHUNK_BYTES // row_bytes))
         copied = final.create_dataset(
             path, source.shape, dtype, chunks=(rows, *source.shape[1:]), compression="gzip", compression_opts=1,
-            shuffle=dtype.kind != "S", fillvalue=source.fillvalue if dtype == source.dtype else None,
+            shuffle=dtype.kind != "S", fillvalue=_fill(source, dtype),
         )  # fmt: skip
         step = rows * max(1, _BLOCK_BYTES // (rows * row_bytes))
         for start in range(0, source.shape[0], step):
             copied[start : start + step] = source[start : start + step].astype(dtype)
     _copy_attributes(source, copied)
     return copied
+
+
+def _fill(source: h5py.Dataset, dtype: np.dtype[Any]) -> Any:
+    """Return the fill value to keep; None for texts: h5py hands those of a table over as null pointers, and crashes."""
+    return None if dtype.hasobject or dtype != source.dtype else source.fillvalue
 
 
 def _final_dtype(source: h5py.Dataset) -> np.dtype[Any]:

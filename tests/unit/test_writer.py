@@ -319,6 +319,23 @@ def test_runs_annotations_status_log_and_calls(tmp_path: Path) -> None:
         assert len(recording["t"].between(t + 3, t + 9)) == 1
 
 
+def test_tables_of_any_length_are_sealed(tmp_path: Path) -> None:
+    count = 1_000
+    calls = [
+        message
+        for number in range(count)
+        for message in (
+            ("ether/call/oven/status", json.dumps({"id": f"c{number}", "reply_to": "ether/reply/me"}).encode()),
+            ("ether/reply/me", json.dumps({"id": f"c{number}", "status": "success", "result": number}).encode()),
+            ("ether/log/oven", json.dumps({"level": "INFO", "message": f"call {number}", "t": T0 / 1e9}).encode()),
+        )
+    ]
+
+    with record(tmp_path / "long.h5", calls) as recording:
+        assert len(recording.calls) == len(recording.log) == count
+        assert recording.verify().complete
+
+
 def test_viewers_find_something_to_plot(tmp_path: Path) -> None:
     with record(tmp_path / "n.h5", [("lab/oven", oven({"name": "x", "celsius": 1.5, "on": True}, 0))]) as recording:
         file = h5py.File(recording.path)

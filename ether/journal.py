@@ -450,6 +450,11 @@ class JournalReader:
         if growing and segment.blank():
             return False
         found = segment.resync(self.next_number, proven=growing)
+        if found is not None and growing:
+            # The commit that proves the damage was written after the first look: all before it is whole only now.
+            if segment.whole():
+                return True
+            found = segment.resync(self.next_number, proven=False)
         if found is None:
             return False
         offset, number = found
@@ -553,6 +558,11 @@ class _Segment:
     def blank(self) -> bool:
         """Return whether nothing at all is written at `offset` yet."""
         return not self._read(self.offset, _OVERHEAD).strip(b"\0")
+
+    def whole(self) -> bool:
+        """Return whether a good record stands at `offset` now."""
+        self._load(max(_CHUNK, self._wanted()))
+        return self._parse(0) is not None
 
     def resync(self, at_least: int, *, proven: bool) -> tuple[int, int] | None:
         """Return offset and number of the next good record behind `offset`.

@@ -248,6 +248,59 @@ def test_a_follower_waits_at_half_a_record_and_passes_proven_damage(tmp_path: Pa
         assert [(damage.first, damage.last) for damage in follower.damage] == [(1, 1)]
 
 
+def test_a_follower_that_looks_while_a_commit_is_written_skips_none_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.append(b"one")
+        journal.commit()
+        end_of_one = journal._offset
+        for body in (b"two", b"three", b"four"):
+            journal.append(body)
+            journal.commit()
+        segment = only_segment(tmp_path / "j")
+        complete = segment.read_bytes()
+        segment.write_bytes(complete[: end_of_one + 10] + bytes(len(complete) - end_of_one - 10))
+        look = journal_module._Segment.blank
+
+        def blank(self: journal_module._Segment) -> bool:
+            segment.write_bytes(complete)  # the writer has gone on since the first look
+            return look(self)
+
+        monkeypatch.setattr(journal_module._Segment, "blank", blank)
+        with JournalReader(tmp_path / "j", live=True) as follower:
+            seen = [record.body for _ in range(4) for record in follower.read()]
+
+    assert seen == [b"one", b"two", b"three", b"four"]
+    assert follower.damage == []
+
+
+def test_a_follower_of_a_busy_process_sees_every_record_once(tmp_path: Path) -> None:
+    script = """
+import sys
+from ether.journal import Journal
+with Journal(sys.argv[1], transient=True) as journal:
+    for number in range(20_000):
+        journal.append(b"%d " % number, b"x" * (number * 37 % 3000))
+        if number % 3 == 0:
+            journal.commit()
+    journal.commit()
+"""
+    (tmp_path / "j").mkdir()
+    seen: list[int] = []
+    with (
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "j")]) as writer,
+        JournalReader(tmp_path / "j", live=True) as follower,
+    ):
+        while writer.poll() is None:
+            seen += [record.number for record in follower.read()]
+        seen += [record.number for record in follower]
+
+    assert writer.returncode == 0
+    assert seen == list(range(20_000))
+    assert follower.damage == []
+
+
 def test_a_failed_sync_is_never_retried_on_the_same_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     fail = [True]

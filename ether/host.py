@@ -11,6 +11,7 @@ import logging
 import os
 import platform
 import secrets
+import shlex
 import socket
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from ether.member import Member, new_boot
 from ether.model import About, Message, State, Status, Summary
 from ether.mqtt import Address, Connection, Receipt, Tls
 from ether.outbox import Sender, leftovers, outbox_folder
+from ether.recorder.entries import journal_folder
 from ether.supervisor import Child, Restart, Supervisor
 
 __all__ = ["Guest", "Host", "add", "join"]
@@ -623,6 +625,9 @@ class Host:
         self.client.command("recorder", "stop")
         if not child.ended.wait(_RECORDER_SEALS_S):
             self._problems.append(f"the recorder did not finish within {_RECORDER_SEALS_S:g} s")
+        elif self.recording is not None and journal_folder(self.recording).exists():
+            way_out = f"nothing stored is lost, and `ether recover {shlex.quote(str(self.recording))}` finishes it"
+            self._problems.append(f"{self.recording.name} is not sealed (recorder: {child.exit}): {way_out}")
 
     def _settle_for_the_dead(self) -> None:
         """Send what instances left behind that died and were not started again, and say their goodbyes."""
@@ -771,7 +776,7 @@ def _user() -> str:
 def _unused(path: Path) -> Path:
     """Return a path that no recording has yet: two sessions may start in the same second."""
     found, number = path, 1
-    while found.exists() or found.with_name(f".{found.stem}.journal").exists():
+    while found.exists() or journal_folder(found).exists():
         number += 1
         found = path.with_stem(f"{path.stem}-{number}")
     return found

@@ -13,7 +13,9 @@ import psutil
 import pytest
 
 from ether import ether_pub
+from ether.recorder import seal
 from ether.recorder.verify import Report, verify
+from ether.supervisor import Child, Supervisor
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -112,6 +114,28 @@ def test_what_a_dead_publisher_left_is_sent_at_the_end_of_the_session(ether, wor
 
     assert summary.problems == ()
     _agrees(_proven(summary.recording), workdir, {pid})
+
+
+def test_a_recording_that_was_not_sealed_is_a_problem_with_its_way_out(ether, workdir, until, monkeypatch):
+    ether.tap(_config("embedded", workdir))
+    ether.start()
+    until(lambda: _published(workdir) > 500, 20.0, "messages")
+    recording = Path(ether.info()["recording"])
+    expect_end = Supervisor.expect_end
+
+    def kill_the_recorder(self: Supervisor, child: Child) -> None:
+        expect_end(self, child)
+        if child.name == "recorder":
+            os.kill(child.popen.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(Supervisor, "expect_end", kill_the_recorder)
+    summary = ether.shutdown()
+
+    told = [problem for problem in summary.problems if "not sealed" in problem]
+    assert len(told) == 1 and "killed by SIGKILL" in told[0]
+    assert f"ether recover '{recording}'" in told[0]  # ready to paste, with the space in the folder's name
+    assert seal.recover(recording)
+    assert verify(recording).state == "recovered"
 
 
 def test_a_broker_killed_under_load_and_back_on_its_port_costs_nothing(ether, workdir, broker, until):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from os import PathLike
 from pathlib import Path
@@ -29,7 +30,20 @@ if TYPE_CHECKING:
 
     from ether.recorder.verify import Report
 
-__all__ = ["Field", "LogLine", "Recorded", "Recording", "StatusChange", "Stream", "open_recording"]
+__all__ = [
+    "Aligned",
+    "Field",
+    "LogLine",
+    "Recorded",
+    "Recording",
+    "StatusChange",
+    "Stream",
+    "Table",
+    "open_recording",
+]
+
+_CHUNK_BYTES = 16 << 20
+_TEXT_BYTES = 100  # of a text, with what Python and numpy add to it: a guess to choose the size of a piece by
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +166,16 @@ class Recording(Mapping[str, "Stream"]):
             for row in self._rows("runs")
         ]  # fmt: skip
 
+    def runs_named(self, word: str) -> list[Run]:
+        """Return the runs of a name or an id; else the run of a number, which trials have not; KeyError for none."""
+        runs = self.runs
+        found = [run for run in runs if word in (run.id, run.name)]
+        found = found or [run for run in runs if word == str(run.number) and run.parent is None]
+        if not found:
+            known = ", ".join(dict.fromkeys(repr(each.name) for each in runs)) or "none"
+            raise KeyError(f"no run {word!r}; there are: {known}")
+        return found
+
     @property
     def annotations(self) -> list[Annotation]:
         """Annotations in the order they came."""
@@ -230,6 +254,25 @@ class Recording(Mapping[str, "Stream"]):
         ]
         return found
 
+    def align(self, *topics: str | Stream, tolerance: str | float) -> Aligned:
+        """Return readings of several topics side by side: a row for each reading of the first one, in order of time.
+
+        Beside it stands the reading of each other topic that is nearest in time, none where it is further away.
+
+        Args:
+            topics: topics, or streams of this recording, such as slices of them.
+            tolerance: how far, at most: ``50ms``, ``2s``, or seconds.
+
+        Raises:
+            KeyError: no such topic.
+            ValueError: a topic is given twice, none is given, or the tolerance is no duration.
+        """
+        streams = [self[each] if isinstance(each, str) else each for each in topics]
+        names = [stream.topic for stream in streams]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"align wants different topics, got {', '.join(map(repr, names)) or 'none'}")
+        return Aligned(streams, round(clock.seconds(tolerance) * 1e9))
+
     def messages(self) -> Iterator[Recorded]:
         """Yield every message in the order it was received, byte for byte."""
         with _Named(self.path, "/messages"):
@@ -291,7 +334,81 @@ class Recording(Mapping[str, "Stream"]):
             return table_rows(self._file[name])
 
 
-class Stream:
+class Table:
+    """Columns over a time axis, for numpy, pandas and xarray."""
+
+    fields: Mapping[str, Field]
+    """The columns, by name."""
+
+    @property
+    def time(self) -> np.ndarray:
+        """The time axis; datetime64[ns], UTC."""
+        raise NotImplementedError
+
+    def values(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return a column and which of its values count (None: all). Ragged and bytes columns are object arrays."""
+        raise NotImplementedError
+
+    def to_numpy(self) -> dict[str, np.ndarray]:
+        """Return the columns by name, beside ``time``. Where a value is missing: NaN, or None in an object array."""
+        found = {"time": self.time}
+        for name in self.fields:
+            values, valid = self.values(name)
+            if valid is not None and not valid.all():
+                if values.dtype.kind == "f":
+                    values = values.copy()
+                    values[~valid] = np.nan
+                else:
+                    filled = np.empty(len(values), dtype=object)
+                    for row, value in enumerate(values):
+                        filled[row] = (value.item() if isinstance(value, np.generic) else value) if valid[row] else None
+                    values = filled
+            found[name] = values
+        return found
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a DataFrame indexed by time (UTC). Ints and bools with missing values become nullable columns.
+
+        Raises:
+            RecordingError: pandas is not installed.
+        """
+        pandas = wanted("pandas", "data")
+        index = pandas.DatetimeIndex(self.time, name="time").tz_localize("UTC")
+        columns = {}
+        for name in self.fields:
+            values, valid = self.values(name)
+            if values.ndim > 1:
+                values = _rows_as_objects(values)
+            if valid is not None and not valid.all():
+                if values.dtype.kind in "ib":
+                    array = pandas.arrays.IntegerArray if values.dtype.kind == "i" else pandas.arrays.BooleanArray
+                    columns[name] = pandas.Series(array(values, ~valid), index=index)
+                    continue
+                values = values.copy()
+                values[~valid] = np.nan if values.dtype.kind == "f" else None
+            columns[name] = pandas.Series(values, index=index)
+        return pandas.DataFrame(columns, index=index)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Return a Dataset along ``time`` (UTC); units and descriptions become attributes.
+
+        Raises:
+            RecordingError: xarray is not installed.
+        """
+        xarray = wanted("xarray", "data")
+        variables = {}
+        for name, values in self.to_numpy().items():
+            if name == "time":
+                continue
+            field = self.fields[name]
+            dimensions = ("time", *(f"{name}_{axis}" for axis in range(1, values.ndim)))
+            attributes = {"units": field.unit, "description": field.description}
+            variables[name] = (dimensions, values, {key: text for key, text in attributes.items() if text})
+        dataset: xr.Dataset = xarray.Dataset(variables, coords={"time": ("time", self.time)})
+        return dataset
+
+
+class Stream(Table):
     """The readings of one topic, or a slice of them. Rows are in the order they were received."""
 
     def __init__(self, recording: Recording, topic: str, group: h5py.Group, rows: np.ndarray | None = None) -> None:
@@ -307,7 +424,7 @@ class Stream:
         return f"<Stream {self.topic!r}: {len(self)} readings of {', '.join(self.fields)}>"
 
     @functools.cached_property
-    def fields(self) -> dict[str, Field]:
+    def fields(self) -> dict[str, Field]:  # type: ignore[override]  # as good as the attribute it stands for
         """The columns, by name; nested fields are ``a.b.c``."""
         found = {}
         with _Named(self.recording.path, self._group.name):
@@ -355,27 +472,41 @@ class Stream:
 
     def between(self, start: Any = None, end: Any = None) -> Stream:
         """Return the readings from `start` (included) to `end` (excluded); None is open."""
+        if start is None and end is None:
+            return self
         time = self._column("time")
         chosen = np.ones(len(time), bool)
         if start is not None:
             chosen &= time >= _to_ns(start)
         if end is not None:
             chosen &= time < _to_ns(end)
-        rows = np.flatnonzero(chosen)
-        return Stream(self.recording, self.topic, self._group, rows if self._rows is None else self._rows[rows])
+        return self.take(np.flatnonzero(chosen))
 
     def during(self, run: Run | str) -> Stream:
-        """Return the readings taken during a run, given as such or by its name or id; KeyError for an unknown one."""
-        if isinstance(run, str):
-            found = [known for known in self.recording.runs if run in (known.id, known.name)]
-            if not found:
-                known = ", ".join(repr(each.name) for each in self.recording.runs) or "none"
-                raise KeyError(f"no run {run!r}; there are: {known}")
-            run = found[0]
-        return self.between(run.started, run.stopped)
+        """Return the readings taken during a run, or during all runs of a name, number or id; see `runs_named`."""
+        runs = [run] if isinstance(run, Run) else self.recording.runs_named(run)
+        spans = [(each.started, each.stopped) for each in runs]
+        if len(spans) == 1:
+            return self.between(*spans[0])
+        time = self._column("time")
+        chosen = np.zeros(len(time), bool)
+        for start, end in spans:
+            chosen |= (time >= _to_ns(start)) & (time < (_to_ns(end) if end is not None else np.iinfo("<i8").max))
+        return self.take(np.flatnonzero(chosen))
+
+    def take(self, rows: np.ndarray) -> Stream:
+        """Return the readings of these rows, in their order; a row may come more than once."""
+        found = Stream(self.recording, self.topic, self._group, rows if self._rows is None else self._rows[rows])
+        found.fields = self.fields
+        return found
+
+    def chunks(self, size_bytes: int = _CHUNK_BYTES) -> Iterator[Stream]:
+        """Yield the readings in pieces, each of about so many bytes, so that any recording fits into memory."""
+        rows = max(1, size_bytes // max(1, self._row_bytes()))
+        for start in range(0, len(self), rows):
+            yield self.take(np.arange(start, min(start + rows, len(self))))
 
     def values(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return a column and which of its values count (None: all). Ragged and bytes columns are object arrays."""
         field = self.fields.get(name)
         if field is None:
             raise KeyError(f"no field {name!r} in {self.topic!r}; there are: {', '.join(self.fields) or 'none'}")
@@ -392,85 +523,118 @@ class Stream:
             return self._ragged(column, field), valid
         return self._column(column), valid
 
-    def to_numpy(self) -> dict[str, np.ndarray]:
-        """Return the columns by name, beside ``time``. Where a value is missing: NaN, or None in an object array."""
-        found = {"time": self.time}
-        for name in self.fields:
-            values, valid = self.values(name)
-            if valid is not None and not valid.all() and values.dtype.kind != "f":
-                filled = np.empty(len(values), dtype=object)
-                for row, value in enumerate(values):
-                    filled[row] = (value.item() if isinstance(value, np.generic) else value) if valid[row] else None
-                values = filled
-            found[name] = values
-        return found
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a DataFrame indexed by time (UTC). Ints and bools with missing values become nullable columns.
-
-        Raises:
-            RecordingError: pandas is not installed.
-        """
-        pandas = _wanted("pandas")
-        index = pandas.DatetimeIndex(self.time, name="time").tz_localize("UTC")
-        columns = {}
-        for name in self.fields:
-            values, valid = self.values(name)
-            if values.ndim > 1:
-                values = _rows_as_objects(values)
-            if values.dtype.kind in "ib" and valid is not None and not valid.all():
-                array = pandas.arrays.IntegerArray if values.dtype.kind == "i" else pandas.arrays.BooleanArray
-                columns[name] = pandas.Series(array(values, ~valid), index=index)
-                continue
-            if values.dtype.kind == "O" and valid is not None:
-                values = values.copy()
-                values[~valid] = None
-            columns[name] = pandas.Series(values, index=index)
-        return pandas.DataFrame(columns, index=index)
-
     def to_xarray(self) -> xr.Dataset:
-        """Return a Dataset along ``time`` (UTC); units and descriptions become attributes.
-
-        Raises:
-            RecordingError: xarray is not installed.
-        """
-        xarray = _wanted("xarray")
-        variables = {}
-        for name, values in self.to_numpy().items():
-            if name == "time":
-                continue
-            field = self.fields[name]
-            dimensions = ("time", *(f"{name}_{axis}" for axis in range(1, values.ndim)))
-            attributes = {"units": field.unit, "description": field.description}
-            variables[name] = (dimensions, values, {key: text for key, text in attributes.items() if text})
-        dataset: xr.Dataset = xarray.Dataset(
-            variables, coords={"time": ("time", self.time)}, attrs={"topic": self.topic}
-        )
-        return dataset
+        return super().to_xarray().assign_attrs(topic=self.topic)
 
     def _column(self, name: str) -> np.ndarray:
         with _Named(self.recording.path, f"{self._group.name}/{name}"):
             dataset = self._group[name]
+            first, last, rows = self._span(len(dataset))
             if h5py.check_string_dtype(dataset.dtype):
-                values = np.array(dataset.asstr()[:], dtype=object)
+                values = np.array(dataset.asstr()[first:last], dtype=object)
             else:
-                values = dataset[:]
-        return values if self._rows is None else values[self._rows]
+                values = dataset[first:last]
+        return values if rows is None else values[rows]
 
     def _ragged(self, name: str, field: Field) -> np.ndarray:
         with _Named(self.recording.path, f"{self._group.name}/{name}"):
-            offsets = self._group[name + OFFSETS][:].astype("<i8")
-            pool = self._group[name][:]
-            shapes = self._group[name + SHAPE][:] if name + SHAPE in self._group else None
-        rows = range(len(offsets) - 1) if self._rows is None else self._rows
-        found = np.empty(len(rows), dtype=object)
-        for place, row in enumerate(rows):
+            first, last, rows = self._span(len(self._group[name + OFFSETS]) - 1)
+            offsets = self._group[name + OFFSETS][first : last + 1].astype("<i8")
+            pool = self._group[name][offsets[0] : offsets[-1]]
+            offsets -= offsets[0]
+            shapes = self._group[name + SHAPE][first:last] if name + SHAPE in self._group else None
+        chosen = range(last - first) if rows is None else rows
+        found = np.empty(len(chosen), dtype=object)
+        for place, row in enumerate(chosen):
             piece = pool[offsets[row] : offsets[row + 1]]
             if field.kind == "bytes":
                 found[place] = piece.tobytes()
             else:
                 found[place] = piece if shapes is None else piece.reshape(tuple(map(int, shapes[row])))
         return found
+
+    def _span(self, length: int) -> tuple[int, int, np.ndarray | None]:
+        """Return from where to where to read, and which rows of that are ours (None: all)."""
+        if self._rows is None:
+            return 0, length, None
+        if not len(self._rows):
+            return 0, 0, None
+        first = int(self._rows.min())
+        last = int(self._rows.max()) + 1
+        whole = last - first == len(self._rows) and bool((np.diff(self._rows) == 1).all())
+        return first, last, None if whole else self._rows - first
+
+    def _row_bytes(self) -> int:
+        """Return how many bytes a reading takes, about."""
+        found = 8
+        for field in self.fields.values():
+            if field.column not in self._group:
+                continue
+            dataset = self._group[field.column]
+            one = _TEXT_BYTES if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.itemsize
+            found += one * (dataset.size // max(1, len(self._group["time"])))
+        return found
+
+
+class Aligned(Table):
+    """Readings of several topics joined on nearest time; columns are named ``topic:field``."""
+
+    def __init__(self, streams: list[Stream], tolerance_ns: int) -> None:
+        first, *others = streams
+        self.streams: dict[str, Stream] = {}
+        """Topic to its readings, a row of each beside the others; where there is none near enough, any reading."""
+        self.offset: dict[str, np.ndarray] = {}
+        """Topic to how far its reading is from the row's time; timedelta64[ns], NaT where there is none."""
+        self.streams[first.topic] = first.take(np.argsort(first.time, kind="stable"))
+        self.offset[first.topic] = np.zeros(len(first), "timedelta64[ns]")
+        for other in others:
+            rows, offset = _nearest(self.time, other.time)
+            offset[np.abs(offset) > np.timedelta64(tolerance_ns, "ns")] = np.timedelta64("NaT")
+            self.streams[other.topic] = other.take(rows)
+            self.offset[other.topic] = offset
+        self._where = {
+            f"{topic}:{name}": (topic, name) for topic, stream in self.streams.items() for name in stream.fields
+        }
+        self.fields = {
+            column: replace(self.streams[topic].fields[name], name=column)
+            for column, (topic, name) in self._where.items()
+        }
+
+    def __len__(self) -> int:
+        return len(next(iter(self.streams.values())))
+
+    def __repr__(self) -> str:
+        return f"<Aligned: {len(self)} readings of {', '.join(self.streams)}>"
+
+    @property
+    def time(self) -> np.ndarray:
+        return next(iter(self.streams.values())).time
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.to_numpy()[name] if name == "time" else self.values(name)[0]
+
+    def values(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+        if name not in self._where:
+            raise KeyError(f"no column {name!r}; there are: {', '.join(self._where) or 'none'}")
+        topic, field = self._where[name]
+        here = ~np.isnat(self.offset[topic])
+        stream = self.streams[topic]
+        if len(stream) < len(here):  # nothing to choose from
+            return np.full(len(here), np.nan), here
+        values, valid = stream.values(field)
+        return values, None if valid is None and here.all() else here if valid is None else here & valid
+
+
+def _nearest(times: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each time the row of the nearest other, and how far it is; no rows and NaT where there is no other."""
+    if not len(others):
+        return np.empty(0, "<i8"), np.full(len(times), np.timedelta64("NaT"), "timedelta64[ns]")
+    order = np.argsort(others, kind="stable")
+    ordered = others[order]
+    after = np.searchsorted(ordered, times).clip(max=len(ordered) - 1)
+    before = (after - 1).clip(min=0)
+    nearer = np.where(np.abs(ordered[before] - times) <= np.abs(ordered[after] - times), before, after)
+    return order[nearer], ordered[nearer] - times
 
 
 def table_rows(table: h5py.Dataset) -> list[dict[str, Any]]:
@@ -549,13 +713,13 @@ class _Named:
             raise RecordingError(f"{self._path}: {self._place} is damaged ({exc})") from exc
 
 
-def _wanted(module: str) -> Any:
-    import importlib
-
+def wanted(module: str, extra: str) -> Any:
+    """Return a module of an extra; RecordingError says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as exc:
-        raise RecordingError(f"{module} is not installed; try `pip install ether[data]`") from exc
+        library = module.partition(".")[0]
+        raise RecordingError(f"{library} is not installed; try `pip install 'ether[{extra}]'`") from exc
 
 
 def _rows_as_objects(values: np.ndarray) -> np.ndarray:

@@ -72,9 +72,83 @@ def test_slices_by_time(recording: Recording, start: object, end: object) -> Non
 
 def test_slices_by_run(recording: Recording) -> None:
     assert recording["lab/oven"].during("growth").number.tolist() == [3, 4, 5]
+    assert recording["lab/oven"].during("1").number.tolist() == [3, 4, 5]
     assert recording["lab/oven"].during(recording.runs[0])["spectrum"].tolist() == [[3, 1, 2], [4, 1, 2], [5, 1, 2]]
     with pytest.raises(KeyError, match="no run 'x'; there are: 'growth'"):
         recording["lab/oven"].during("x")
+
+
+def test_pieces_are_together_the_whole(recording: Recording) -> None:
+    stream = recording["lab/oven"]
+
+    pieces = list(stream.chunks(size_bytes=300))
+
+    assert 1 < len(pieces) <= len(stream)
+    for name in stream.fields:
+        assert np.concatenate([piece[name] for piece in pieces]).tolist() == stream[name].tolist()
+    assert np.concatenate([piece.number for piece in stream.during("growth").chunks(1)]).tolist() == [3, 4, 5]
+
+
+def journaled(file: Path, topics: dict[str, list[tuple[float, dict[str, object]]]], **facts: object) -> Recording:
+    """Return a recording of readings, given as seconds after T0 and fields."""
+    with Journal(journal_folder(file)) as journal:
+        journal.append(*note(Kind.SESSION, {"session": {"name": "s"}, "provenance": facts}))
+        for topic, readings in topics.items():
+            for number, (after, fields) in enumerate(readings):
+                payload = codecs.encode(fields, Envelope("oven", "b", number, T0 + after))
+                journal.append(head(Kind.MESSAGE, 1, round((T0 + after) * 1e9), number, topic), payload)
+        journal.append(*note(Kind.END, {"reason": "stop"}))
+        journal.commit()
+    seal.recover(file)
+    return open_recording(file)
+
+
+def test_ragged_columns_come_in_pieces_too(tmp_path: Path) -> None:
+    lists = [list(map(float, range(length))) for length in (3, 0, 2, 5, 1)]
+    readings = [(number, {"v": values, "blob": bytes(len(values))}) for number, values in enumerate(lists)]
+    with journaled(tmp_path / "r.h5", {"a": readings}) as recording:
+        pieces = list(recording["a"].chunks(1))
+
+        assert [piece["v"][0].tolist() for piece in pieces] == lists
+        assert [piece["blob"][0] for piece in pieces] == [bytes(len(values)) for values in lists]
+        assert [v.tolist() for v in recording["a"].take(np.array([4, 0, 0]))["v"]] == [lists[4], lists[0], lists[0]]
+
+
+def test_topics_are_joined_on_nearest_time(tmp_path: Path) -> None:
+    topics = {
+        "fast": [(0.00, {"v": 0}), (0.20, {"v": 2}), (0.10, {"v": 1}), (5.0, {"v": 50})],
+        "slow": [(0.04, {"w": 1.5, "on": True}), (0.19, {"w": 2.5, "on": False})],
+        "text": [(0.09, {"s": "a"})],
+    }
+    with journaled(tmp_path / "r.h5", topics) as recording:
+        joined = recording.align("fast", "slow", recording["text"].between(T0), tolerance="50ms")
+        found = joined.to_numpy()
+
+        assert found["fast:v"].tolist() == [0, 1, 2, 50]
+        assert found["time"].tolist() == sorted(recording["fast"].time.tolist())
+        np.testing.assert_array_equal(found["slow:w"], [1.5, np.nan, 2.5, np.nan])
+        assert found["slow:on"].tolist() == [True, None, False, None]
+        assert found["text:s"].tolist() == [None, "a", None, None]
+        assert np.round(joined.offset["slow"] / np.timedelta64(1, "ms")).tolist()[::2] == [40, -10]
+        assert np.isnat(joined.offset["slow"]).tolist() == [False, True, False, True]
+
+        table = joined.to_pandas()
+        assert [str(kind) for kind in table.dtypes[["fast:v", "slow:w", "slow:on"]]] == ["int64", "float64", "boolean"]
+        assert joined.to_xarray()["slow:w"].attrs == {}
+        assert recording.align("slow", "fast", tolerance=0.05)["fast:v"].tolist() == [0, 2]
+
+
+def test_joining_with_a_topic_that_has_nothing_near_leaves_it_empty(tmp_path: Path) -> None:
+    with journaled(tmp_path / "r.h5", {"a": [(0, {"v": 1})], "b": [(9, {"w": 1})]}) as recording:
+        nothing = recording["b"].between(T0 + 100)
+
+        assert recording.align("a", "b", tolerance=1).to_numpy()["b:w"].tolist() == [None]
+        np.testing.assert_array_equal(recording.align("a", nothing, tolerance=1).to_numpy()["b:w"], [np.nan])
+        assert len(recording.align(nothing, "a", tolerance=1)) == 0
+        with pytest.raises(ValueError, match="align wants different topics, got 'a', 'a'"):
+            recording.align("a", "a", tolerance=1)
+        with pytest.raises(ValueError, match="`parsec` is no unit of time"):
+            recording.align("a", "b", tolerance="1parsec")
 
 
 def test_pandas(recording: Recording) -> None:
@@ -121,7 +195,7 @@ def test_info_is_plain_json(recording: Recording) -> None:
 def test_a_missing_library_names_the_extra(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
 
-    with pytest.raises(RecordingError, match=r"pandas is not installed; try `pip install ether\[data\]`"):
+    with pytest.raises(RecordingError, match=r"pandas is not installed; try `pip install 'ether\[data\]'`"):
         recording["lab/oven"].to_pandas()
 
 

@@ -59,6 +59,7 @@ __all__ = [
     "StartMark",
     "SubMark",
     "Tls",
+    "broker_kinds",
     "duration",
     "json_schema",
     "rate",
@@ -432,12 +433,26 @@ class WebSocket(_Section):
 
 _SCHEMES = ("mqtt", "mqtts")
 _KINDS = ("auto", "embedded", "mosquitto")
+_KIND_SCHEMA: dict[str, Any] = {"anyOf": [{"enum": [*_KINDS, "external"]}, {"type": "string"}]}
+
+
+def broker_kinds() -> tuple[str, ...]:
+    """Return the kinds of broker that can be started here, those of other installed packages included."""
+    from importlib import metadata  # slow to import, and needed for other packages' kinds only
+
+    return (*_KINDS, *sorted(metadata.entry_points(group="ether.brokers").names))
+
+
+def _kind(text: str) -> str:
+    if text not in (*_KINDS, "external") and text not in (known := broker_kinds()):
+        raise ValueError(f"no broker of the kind {text!r}; there are {', '.join(known)}{suggest(text, known)}")
+    return text
 
 
 class Broker(_Section):
     """Which broker: one we start (`kind`) or one that runs (`url`)."""
 
-    kind: Literal["auto", "embedded", "mosquitto", "external"] = Field(
+    kind: Annotated[str, AfterValidator(_kind), WithJsonSchema(_KIND_SCHEMA)] = Field(
         default="auto", description="`auto`: Mosquitto where installed, else embedded. `external` comes with `url`."
     )
     url: str | None = Field(
@@ -459,11 +474,11 @@ class Broker(_Section):
     @classmethod
     def _short_form(cls, data: object) -> object:
         if isinstance(data, str):
-            if data in _KINDS:
+            if data in _KINDS or ("://" not in data and data in (known := broker_kinds())):
                 return {"kind": data}
             if "://" not in data:
-                hint = f"; did you mean `mqtt://{data}`?" if ":" in data else suggest(data, _KINDS)
-                raise ValueError(f"got {data!r}; auto, embedded, mosquitto or mqtt://HOST:PORT was wanted{hint}")
+                hint = f"; did you mean `mqtt://{data}`?" if ":" in data else suggest(data, known)
+                raise ValueError(f"got {data!r}; {', '.join(known)} or mqtt://HOST:PORT was wanted{hint}")
             data = {"url": data}
         if isinstance(data, dict) and isinstance(data.get("url"), str):
             return _split_credentials(data)

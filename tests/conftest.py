@@ -262,6 +262,12 @@ def _mosquitto() -> str:
 
 
 @pytest.fixture
+def mosquitto() -> str:
+    """The path of the installed Mosquitto."""
+    return _mosquitto()
+
+
+@pytest.fixture
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ether.brokers.child import ChildBroker
@@ -12,6 +13,7 @@ from ether.brokers.security import Security, manage_users
 from ether.errors import BrokerError
 
 __all__ = [
+    "KINDS",
     "Broker",
     "ChildBroker",
     "Embedded",
@@ -45,6 +47,22 @@ class Broker(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
+KINDS: dict[str, type[ChildBroker]] = {"embedded": Embedded, "mosquitto": Mosquitto}
+"""Ether's own; those of other packages are entry points of the group ``ether.brokers``."""
+
+
+def _backend(kind: str) -> Callable[..., Broker]:
+    """Return what makes a broker of this kind: a class taking `listen`, `folder`, `security` and `why`."""
+    if kind in KINDS:
+        return KINDS[kind]
+    from importlib import metadata  # slow to import, and needed for other packages' kinds only
+
+    for found in metadata.entry_points(group="ether.brokers", name=kind):
+        backend: Callable[..., Broker] = found.load()
+        return backend
+    raise BrokerError(f"broker.kind {kind!r}: choose auto, {', '.join(KINDS)}, or one that an installed package brings")
+
+
 def choose(
     kind: str, *, url: str | None = None, listen: str | None = None, folder: str | None = None,
     security: Security | None = None,
@@ -52,29 +70,25 @@ def choose(
     """Return the broker a configuration asks for, not yet started.
 
     Args:
-        kind: ``auto`` (Mosquitto where it is installed, else the embedded one), ``embedded``, ``mosquitto`` or
-            ``external``.
+        kind: ``auto`` (Mosquitto where it is installed, else the embedded one), ``external``, or one that is started:
+            of `KINDS` or of another package.
         url: of the external one.
         listen: ``host:port`` of one we start; None is 127.0.0.1 at MQTT's port, or a free one where that is taken.
         folder: where one we start keeps what must survive it; a temporary folder by default.
         security: users, TLS and WebSocket of one we start.
 
     Raises:
-        BrokerError: no such kind, Mosquitto is asked for and not installed, or it would be open to other machines.
+        BrokerError: no such kind, or it would be open to other machines.
     """
     options: dict[str, Any] = {"listen": listen, "folder": folder, "security": security}
     if kind == "external" or (kind == "auto" and url):
         if not url:
             raise BrokerError("broker.kind external: needs a url, such as mqtt://host:1883")
         return External(url)
-    if kind == "embedded":
-        return Embedded(why="asked for", **options)
-    if kind == "mosquitto":
-        return Mosquitto(why="asked for", **options)
     if kind == "auto":
         if find_mosquitto() and security is not None and security.websocket and not serves_websockets():
             return Embedded(why="the Mosquitto of this machine cannot check where WebSockets come from", **options)
         if find_mosquitto():
             return Mosquitto(why="installed on this machine", **options)
         return Embedded(why="no Mosquitto on this machine", **options)
-    raise BrokerError(f"broker.kind {kind!r}: choose auto, embedded, mosquitto or external")
+    return _backend(kind)(why="asked for", **options)

@@ -8,15 +8,30 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
+from ether import clock
 from ether.brokers.security import SESSION_USER, Security, is_loopback
 from ether.errors import BrokerError
 
-__all__ = ["DEFAULT_PORT", "ChildBroker", "free_port", "split_listen"]
+__all__ = ["DEFAULT_PORT", "ChildBroker", "free_port", "guarded", "split_listen"]
 
 DEFAULT_PORT = 1883
+_START_S = 30.0
 _STOP_S = 5.0
+# Few brokers watch their parent. A shell does, beside them, and takes five seconds so that clients can end first.
+_GUARD = """
+exec 3<&0 </dev/null
+(cat <&3 >/dev/null 2>&1; sleep 5; kill -TERM $$ 2>/dev/null && sleep 1 && rm -rf "$0") >/dev/null 2>&1 &
+exec 3<&-
+exec "$@"
+"""
+
+
+def guarded(command: list[str], doomed: str | None) -> list[str]:
+    """Return `command` such that it ends when its stdin does, and the folder `doomed` with it."""
+    return ["/bin/sh", "-c", _GUARD, doomed or "", *command] if os.name == "posix" else command
 
 
 def split_listen(listen: str) -> tuple[str, int]:
@@ -42,9 +57,15 @@ def free_port(host: str, wanted: int) -> int:
 
 
 class ChildBroker:
-    """A broker process that we start and stop, on loopback unless it has users; it ends by itself if we die."""
+    """A broker process that we start and stop, on loopback unless it has users; it ends by itself if we die.
+
+    A further backend is a subclass with a `kind` and a `command`, found by its entry point in the group
+    ``ether.brokers``.
+    """
 
     kind = ""
+    enforces_security = False
+    """Whether it enforces `security`; one that does not is never started with users."""
 
     def __init__(
         self, listen: str | None = None, folder: str | None = None, why: str = "", security: Security | None = None
@@ -55,6 +76,8 @@ class ChildBroker:
         self._given = listen is not None
         self.host, self.port = split_listen(listen) if listen else ("127.0.0.1", DEFAULT_PORT)
         self.security.check(listen or "", self.host)
+        if self.security.users is not None and not self.enforces_security:
+            raise BrokerError(f"broker.users: the kind {self.kind!r} does not enforce them; use embedded or mosquitto")
         self.local_port = 0
         """Of the listener without TLS, where there is one for the session's own processes."""
         self._folder = folder
@@ -112,8 +135,37 @@ class ChildBroker:
                 return
         raise failure
 
-    def _start(self) -> None:
+    def command(self) -> list[str]:
+        """Return the command that serves MQTT at `host` and `port`, and keeps in `folder` what must survive it."""
         raise NotImplementedError
+
+    def _start(self) -> None:
+        """Run `command` until somebody answers at the port; what it prints goes to a file in its folder."""
+        command = self.command()
+        program = shutil.which(command[0])
+        if program is None:
+            raise BrokerError(f"broker.kind {self.kind}: {command[0]} is not installed; install it, or use embedded")
+        log = self.folder / f"{self.kind}.log"
+        with open(log, "wb") as output:
+            self.process = subprocess.Popen(
+                guarded([program, *command[1:]], self.temporary_folder),
+                stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=self.folder, start_new_session=True,
+            )  # fmt: skip
+        deadline = clock.monotonic() + _START_S
+        while not self._answers():
+            code = self.process.poll()
+            if code is not None or clock.monotonic() > deadline:
+                how = f"within {_START_S:g} s" if code is None else f"(exit code {code})"
+                said = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+                raise BrokerError(f"{self.kind} did not start at {self.host}:{self.port} {how}: {said or 'no word'}")
+            threading.Event().wait(0.02)
+
+    def _answers(self) -> bool:
+        try:
+            socket.create_connection((self.reachable_host, self.port), 1.0).close()
+        except OSError:
+            return False
+        return True
 
     def __exit__(self, *exc: object) -> None:
         self._end()

@@ -22,6 +22,7 @@ class Embedded(ChildBroker):
     """Needs nothing but Python. It says on stdout where it listens, and ends when our end of its stdin closes."""
 
     kind = "embedded"
+    enforces_security = True
 
     def _start(self) -> None:
         warnings = [argument for option in sys.warnoptions for argument in ("-W", option)]

@@ -12,7 +12,7 @@ import threading
 from typing import IO
 
 from ether import clock
-from ether.brokers.child import ChildBroker, free_port, split_listen
+from ether.brokers.child import ChildBroker, free_port, guarded, split_listen
 from ether.brokers.security import manage_users
 from ether.errors import BrokerError
 
@@ -26,13 +26,6 @@ _CHATTER = (
     "mosquitto version", "Config loaded", "Opening ipv", "Saving in-memory", "Restoring", "Bridge support",
     "Warning: Mosquitto should not be run as root",  # it ends with us
 )  # fmt: skip
-# Mosquitto does not watch its parent. A shell does, beside it, and takes five seconds so that clients can end first.
-_GUARDED = """
-exec 3<&0 </dev/null
-(cat <&3 >/dev/null 2>&1; sleep 5; kill -TERM $$ 2>/dev/null && sleep 1 && rm -rf "$2") >/dev/null 2>&1 &
-exec 3<&-
-exec "$0" -c "$1"
-"""
 
 
 def find_mosquitto() -> str | None:
@@ -54,6 +47,7 @@ class Mosquitto(ChildBroker):
     """Mosquitto with limits that lose nothing in a lab: its defaults drop queued messages beyond a thousand."""
 
     kind = "mosquitto"
+    enforces_security = True
 
     def _start(self) -> None:
         program = find_mosquitto()
@@ -68,10 +62,7 @@ class Mosquitto(ChildBroker):
             self.local_port = free_port("127.0.0.1", 0)
         configuration = self.folder / "mosquitto.conf"
         configuration.write_text(self._configuration(), encoding="utf-8")
-        command = [program, "-c", str(configuration)]
-        if os.name == "posix":
-            doomed = str(self.folder) if self._folder is None else ""
-            command = ["/bin/sh", "-c", _GUARDED, program, str(configuration), doomed]
+        command = guarded([program, "-c", str(configuration)], self.temporary_folder)
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         self._running = threading.Event()
         threading.Thread(target=self._read_log, args=(self.process.stderr,), name="mosquitto", daemon=True).start()

@@ -26,7 +26,7 @@ Name = Annotated[
 @app.callback()
 def broker(
     context: typer.Context,
-    kind: Annotated[str, typer.Option("--kind", help="auto, embedded or mosquitto.")] = "auto",
+    kind: Annotated[str, typer.Option("--kind", help="auto, embedded, mosquitto or a package's.")] = "auto",
     listen: Annotated[
         str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where; default loopback.")
     ] = None,
@@ -53,11 +53,12 @@ def broker(
     Sessions reach it by ETHER_BROKER, or by `broker:` in their YAML.
     """
     from ether import brokers
+    from ether.config import broker_kinds
     from ether.errors import suggest
 
     if context.invoked_subcommand is not None:
         return
-    kinds = ("auto", "embedded", "mosquitto")
+    kinds = broker_kinds()
     if kind not in kinds:
         raise typer.BadParameter(f"{kind!r}: one of {', '.join(kinds)}{suggest(kind, kinds)}", param_hint="--kind")
     security = brokers.Security(

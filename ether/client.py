@@ -151,7 +151,7 @@ class Client:
         reading = Reading(message.topic, fields)
         if envelope is not None:
             time = envelope.t if isinstance(envelope.t, (int, float)) else None
-            reading = Reading(message.topic, fields, time, envelope.n, envelope.by, envelope.b)
+            reading = Reading(message.topic, fields, time, envelope.n, envelope.by, envelope.b, envelope.replay)
         for each in found:
             try:
                 each.callback(reading)
@@ -280,12 +280,18 @@ class Client:
             TopicError, PayloadError: the topic or the value cannot travel.
         """
         topics.check_topic(topic)
+        self.pub_numbered(topic, lambda number: self._signer.encode(data, number, clock.now()), 1, qos, retain)
+
+    def pub_numbered(
+        self, topic: str, encode: Callable[[int], bytes], readings: int, qos: int = 1, retain: bool = False
+    ) -> None:
+        """Publish the payload that `encode` makes of this client's next number on a topic, which takes `readings`."""
         with self._numbering:
             number = self._numbers.get(topic, 0)
-            payload = self._signer.encode(data, number, clock.now())
-            self._numbers[topic] = number + 1
+            payload = encode(number)
+            self._numbers[topic] = number + readings
             if self.outbox is not None:
-                self.outbox.keep(topic, number, 1, payload)
+                self.outbox.keep(topic, number, readings, payload)
             self.connection.publish(topic, payload, qos, retain)
 
     def number_with(self, numbers: dict[str, int], lock: threading.RLock) -> None:

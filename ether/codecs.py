@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
@@ -14,13 +15,24 @@ import pydantic_core
 from ether.errors import PayloadError
 from ether.model import Envelope
 
-__all__ = ["CBOR_MAGIC", "Signer", "decode", "encode", "envelope_of", "fields_of", "is_binary", "to_json", "unpack"]
+__all__ = [
+    "CBOR_MAGIC",
+    "Signer",
+    "decode",
+    "encode",
+    "envelope_of",
+    "fields_of",
+    "is_binary",
+    "to_json",
+    "unpack",
+    "with_envelope",
+]
 
 CBOR_MAGIC = b"\xd9\xd9\xf7"
 """RFC 8949 tag 55799, self-described CBOR: never valid UTF-8, so no text begins with it."""
 
 _PLAIN = frozenset({int, float, str, bool, type(None)})
-_ENVELOPE_KEYS = frozenset({"by", "b", "n", "t", "ms", "k", "dt"})
+_ENVELOPE_KEYS = frozenset({"by", "b", "n", "t", "ms", "k", "dt", "replay"})
 # RFC 8746 tag per dtype, little-endian (one byte has no order); big-endian arrays are swapped before they travel.
 _TAG_OF_DTYPE = {
     "|u1": 64, "<u2": 69, "<u4": 70, "<u8": 71,
@@ -83,6 +95,53 @@ def _body(value: Any) -> bytes:
 def _sealed(body: bytes, envelope: bytes) -> bytes:
     """Return a JSON object with the envelope as its last member."""
     return body[:-1] + (b'"_ether":' if body == b"{}" else b',"_ether":') + envelope + b"}"
+
+
+def with_envelope(payload: bytes, envelope: Envelope) -> bytes:
+    """Return a payload under another envelope. Its fields stay as they are, byte for byte in a JSON object.
+
+    What was no object becomes the field ``value``, as which it is received anyway.
+
+    Raises:
+        PayloadError: the payload says it is CBOR and is not.
+    """
+    if payload.startswith(CBOR_MAGIC):
+        return _cbor_with_envelope(payload, envelope)
+    text = payload.strip()
+    if text[:1] == b"{":
+        with contextlib.suppress(ValueError):  # no JSON: a text that begins like it
+            pydantic_core.from_json(text)
+            return _sealed(_without_envelope(text), _envelope_json(envelope))
+    if not payload:
+        return encode(None, envelope)
+    return encode({"value": decode(payload)[0]["value"]}, envelope)
+
+
+def _without_envelope(payload: bytes) -> bytes:
+    """Return a JSON object without the envelope at its end; one elsewhere stays, and a later one counts instead."""
+    place = payload.rfind(b'"_ether":')
+    if place > 0 and payload[place - 1 : place] in (b"{", b","):
+        try:
+            pydantic_core.from_json(payload[place + 9 : -1])
+        except ValueError:
+            pass  # it is not the last member
+        else:
+            return payload[: place if payload[place - 1 : place] == b"{" else place - 1] + b"}"
+    body = payload[:-1].rstrip() + b"}"
+    return b"{}" if body[1:].lstrip() == b"}" else body
+
+
+def _cbor_with_envelope(payload: bytes, envelope: Envelope) -> bytes:
+    import cbor2
+
+    try:
+        content = cbor2.loads(payload[len(CBOR_MAGIC) :])  # arrays stay the tagged bytes they are
+    except Exception as exc:
+        raise PayloadError(f"damaged CBOR: {exc}") from exc
+    if not isinstance(content, dict):
+        content = {"value": content}
+    content.pop("_ether", None)
+    return CBOR_MAGIC + cbor2.dumps({**content, "_ether": _envelope_fields(envelope)})
 
 
 def to_json(value: Any) -> bytes:
@@ -161,7 +220,7 @@ def unpack(fields: dict[str, Any], envelope: Envelope) -> Iterator[tuple[dict[st
     for place in range(count):
         facts = Envelope(
             envelope.by, envelope.b, envelope.n + place,
-            _nth(envelope.t, envelope.dt, place), _nth(envelope.ms, envelope.dt, place),
+            _nth(envelope.t, envelope.dt, place), _nth(envelope.ms, envelope.dt, place), replay=envelope.replay,
         )  # fmt: skip
         yield {name: items[place] for name, items in fields.items()}, facts
 
@@ -237,6 +296,8 @@ def _read_envelope(found: Any) -> Envelope | None:
     if not (count is None or (type(count) is int and count > 0)):
         return None
     if not all(_is_time(found.get(key), key != "dt") for key in ("t", "ms", "dt")):
+        return None
+    if not isinstance(found.get("replay", {}), dict):
         return None
     return Envelope(**{key: value for key, value in found.items() if key in _ENVELOPE_KEYS})
 

@@ -543,7 +543,7 @@ def _reading(topic: str, fields: dict[str, Any], envelope: Envelope | None) -> R
     if envelope is None:
         return Reading(topic, fields)
     time = envelope.t if isinstance(envelope.t, (int, float)) else None
-    return Reading(topic, fields, time, envelope.n, envelope.by, envelope.b)
+    return Reading(topic, fields, time, envelope.n, envelope.by, envelope.b, envelope.replay)
 
 
 def _explain(exc: ValidationError) -> str:

@@ -54,9 +54,9 @@ _OUTBOX_S = 5.0
 class Guest:
     """A connection to a session that another process began."""
 
-    def __init__(self, url: str, namespace: str, tls: Tls | None = None) -> None:
+    def __init__(self, url: str, namespace: str, tls: Tls | None = None, kind: str = "guest") -> None:
         boot = new_boot()
-        name = f"guest-{os.getpid()}-{boot[:4]}"
+        name = f"{kind}-{os.getpid()}-{boot[:4]}"
         self.url, self.namespace, self.tls = url, namespace, tls
         self.connection = Connection(url, name, namespace=namespace, tls=tls)
         self.client = Client(self.connection, name, boot)

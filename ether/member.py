@@ -23,7 +23,7 @@ from ether.model import About, Message, State, Status
 from ether.mqtt import Connection, Receipt
 from ether.outbox import Sender
 
-__all__ = ["Member", "new_boot", "read_about", "read_status"]
+__all__ = ["Member", "about_json", "new_boot", "read_about", "read_status"]
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class Member:
 
     def _announce_about(self) -> None:
         assert self._about is not None
-        self.connection.publish(topics.about(self.name), _about_json(self._about), 1, retain=True)
+        self.connection.publish(topics.about(self.name), about_json(self._about), 1, retain=True)
 
     def _receive(self, message: Message, receipt: Receipt | None) -> None:
         if message.topic == self._status_topic:
@@ -209,7 +209,7 @@ def _status_json(status: Status) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def _about_json(about: About) -> bytes:
+def about_json(about: About) -> bytes:
     content = {"ether": 1, "boot": about.boot, "class": about.class_name}
     content |= {
         key: value for key, value in asdict(about).items() if key not in ("name", "boot", "class_name") and value

@@ -41,6 +41,8 @@ class Envelope:
     """Readings in this batch; None for a single reading."""
     dt: float | None = None
     """Even spacing of a batch: seconds, or milliseconds beside `ms`."""
+    replay: dict[str, Any] | None = None
+    """Of a replayed message, what it was: ``by``, ``b``, ``n``, ``t`` when it was fresh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Reading:
     """0, 1, 2 … per publisher start and topic; None from a foreign publisher."""
     publisher: str | None = None
     boot: str | None = None
+    replay: Mapping[str, Any] | None = None
+    """Of a replayed reading, what it was (``by``, ``b``, ``n``, ``t``); None for a fresh measurement."""
 
     @property
     def value(self) -> Any:

@@ -330,6 +330,8 @@ class Connection:
             tls: needed only for other than the system's trust; ``mqtts`` alone switches TLS on.
         """
         self.address = Address.parse(url)
+        self.url = url
+        self.tls = tls
         self.client_id = client_id
         self.namespace = namespace
         self.on_message: Callable[[Message, Receipt | None], object] = lambda message, receipt: None

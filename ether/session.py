@@ -16,7 +16,7 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ether.config import Config
     from ether.host import Host
     from ether.recorder.reader import Recording
+    from ether.replay import Replayed
 
 __all__ = ["Ether", "RunHandle", "Summary", "ether", "main"]
 
@@ -374,6 +375,57 @@ class Ether:
     ) -> dict[str, Any]:
         """Have all subscribers of a topic handle `data`; returns when all have finished, raises if one failed."""
         return self._need().sync(topic, data, timeout)
+
+    def replay(
+        self,
+        file: str | Path,
+        *,
+        speed: float = 1.0,
+        loop: bool = False,
+        topics: Iterable[str] | str = (),
+        run: Run | str | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        replace: Iterable[str] | str = (),
+        diff: bool = False,
+        tolerance: float = 1e-9,
+        ignore: Iterable[str] | str = (),
+        settle: float = 5.0,
+        stop: threading.Event | None = None,
+        progress: Callable[[float, float], None] = lambda done_s, total_s: None,
+    ) -> Replayed:
+        """Publish a recording's data again, marked as replayed; returns when all is sent.
+
+        Args:
+            file: a recording, finished or not.
+            speed: 10 is ten times as fast, ``float("inf")`` as fast as the broker takes it.
+            loop: begin again at the end, until stopped.
+            topics: only what these filters match.
+            run: only what was received during this run: the run itself, its name or id.
+            start: only what was received from then on, Unix seconds.
+            end: only what was received before, Unix seconds.
+            replace: live instances; what they had published is left out, since they publish it now.
+            diff: compare what they publish with what was recorded; without `replace`, of all that are in both.
+            tolerance: for floats, relative and absolute.
+            ignore: fields that are not compared.
+            settle: seconds of silence after which what has not come is missing.
+            stop: set it to end the replay.
+            progress: called with the seconds replayed and how many there are.
+
+        Raises:
+            RecordingError: not a recording.
+            SessionError: no such run, or nobody of that name is live.
+        """
+        from ether.replay import replay as play
+
+        def words(given: Iterable[str] | str) -> Iterable[str]:
+            return (given,) if isinstance(given, str) else given
+
+        return play(
+            self._need().connection, file, speed=speed, loop=loop, topic_filters=words(topics), run=run, start=start,
+            end=end, instead=words(replace), diff=diff, tolerance=tolerance, ignore=words(ignore), settle=settle,
+            stop=stop, progress=progress,
+        )  # fmt: skip
 
     # --- annotations and runs
 

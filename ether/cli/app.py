@@ -24,6 +24,7 @@ from ether.cli import (
     init,
     output,
     ps,
+    replay,
     run_verbs,
     schema,
     status,
@@ -61,6 +62,7 @@ app.command("annotate")(annotate.annotate)
 app.add_typer(run_verbs.app, name="run")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
+app.command("replay")(replay.replay)
 app.add_typer(broker.app, name="broker")
 app.command("schema")(schema.schema)
 app.command("doctor")(doctor.doctor)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AsJson", "ConfigFile", "For", "Overrides", "RecordingFile", "pairs", "seconds"]
+__all__ = ["AsJson", "ConfigFile", "For", "Overrides", "RecordingFile", "moment", "pairs", "seconds"]
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs; one object a line where there are several.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="The session's YAML.")]
@@ -45,3 +46,26 @@ def pairs(words: list[str] | None) -> dict[str, Any]:
         except yaml.YAMLError:
             found[name] = text
     return found
+
+
+def moment(text: str | None, option: str, begin: float) -> float | None:
+    """Return Unix seconds of a time in a recording that began at `begin`.
+
+    That is a time of the day it began, a date and time (local unless it names a zone), or a duration after its begin.
+    """
+    from ether.config import duration
+
+    if text is None:
+        return None
+    day = datetime.fromtimestamp(begin).date()
+    for found in (text, f"{day.isoformat()}T{text}"):
+        try:
+            return datetime.fromisoformat(found).timestamp()
+        except ValueError:
+            continue
+    try:
+        return begin + duration(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no time; write 11:28, 2026-01-16T11:28:42, or 90s after the begin", param_hint=option
+        ) from None

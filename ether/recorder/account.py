@@ -187,4 +187,6 @@ def _envelope(found: Any) -> Envelope | None:
     by, boot, number = found.get("by"), found.get("b"), found.get("n")
     if not (isinstance(by, str) and isinstance(boot, str) and type(number) is int and 0 <= number < 1 << 62):
         return None
-    return Envelope(by, boot, number, found.get("t"), found.get("ms"), found.get("k"), found.get("dt"))
+    replay = found.get("replay")
+    replay = replay if isinstance(replay, dict) else None
+    return Envelope(by, boot, number, found.get("t"), found.get("ms"), found.get("k"), found.get("dt"), replay)

@@ -15,6 +15,7 @@ __all__ = [
     "FLAG_NO_NUMBER",
     "FLAG_OUT_OF_ORDER",
     "FLAG_RAW_ONLY",
+    "FLAG_REPLAYED",
     "FLAG_RESENT",
     "FLAG_RETAIN",
     "FLAG_UNDECODED",
@@ -23,6 +24,7 @@ __all__ = [
     "LEDGER",
     "NONE_ID",
     "NONE_NS",
+    "REPLAY",
     "TABLES",
     "group_path",
     "link_name",
@@ -31,6 +33,8 @@ __all__ = [
 
 FORMAT = "ether-h5"
 FORMAT_VERSION = 1
+REPLAY = "ether.replay"
+"""Class of a publisher that repeats a recording."""
 NONE_NS = -(1 << 63)
 """No such time."""
 NONE_ID = 0xFFFFFFFF
@@ -43,6 +47,8 @@ FLAG_OUT_OF_ORDER = 8
 FLAG_NO_NUMBER = 16
 FLAG_UNDECODED = 32
 """The payload could not be decoded, or its fields could not be put into columns: it is in /raw only."""
+FLAG_REPLAYED = 64
+"""It was published before, and came again out of a recording."""
 FLAG_BATCH = 128
 FLAG_RAW_ONLY = 256
 """The message had killed the writer three times; it is in /raw only."""

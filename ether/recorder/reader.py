@@ -21,7 +21,7 @@ from ether.errors import RecordingError
 from ether.model import Annotation, Run, State, Status
 from ether.recorder import layout
 from ether.recorder.entries import journal_folder
-from ether.recorder.layout import MASK, NONE_ID, NONE_NS, NULL, OFFSETS, SHAPE, VALID
+from ether.recorder.layout import MASK, NONE_ID, NONE_NS, NULL, OFFSETS, REPLAY, SHAPE, VALID
 from ether.recorder.seal import raw_payloads
 
 if TYPE_CHECKING:
@@ -76,6 +76,10 @@ class Recorded(NamedTuple):
     number: int | None
     publisher: str | None
     boot: str | None
+    mono_ns: int
+    """`received_ns` on the recorder's monotonic clock."""
+    replayed: bool
+    """It came out of another recording."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +158,17 @@ class Recording(Mapping[str, "Stream"]):
     @property
     def session(self) -> str:
         return str(self._file.attrs.get("session", ""))
+
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """When the first and the last message were received, ns since the Unix epoch; (0, 0) where there is none."""
+        first, last = int(self._file.attrs.get("first_ns", NONE_NS)), int(self._file.attrs.get("last_ns", NONE_NS))
+        return (0, 0) if first == NONE_NS else (first, last)
+
+    @property
+    def content_sha256(self) -> str:
+        """Checksum of a finished recording's messages; empty while it is open."""
+        return str(self._file.attrs.get("content_sha256", ""))
 
     @property
     def runs(self) -> list[Run]:
@@ -290,7 +305,8 @@ class Recording(Mapping[str, "Stream"]):
                 yield Recorded(
                     names[row["topic"]], payload, int(row["qos"]), bool(row["flags"] & layout.FLAG_RETAIN),
                     int(row["t_recv"]), None if row["t_device"] == NONE_NS else int(row["t_device"]),
-                    int(row["n"]) if known else None, name, boot,
+                    int(row["n"]) if known else None, name, boot, int(row["t_mono"]),
+                    bool(row["flags"] & layout.FLAG_REPLAYED),
                 )  # fmt: skip
 
     def verify(self) -> Report:
@@ -316,6 +332,7 @@ class Recording(Mapping[str, "Stream"]):
             "messages": len(self._file["messages"]),
             "missing": sum(row["missing"] for row in publishers),
             "duplicates": sum(row["duplicates"] for row in publishers),
+            "replayed": sum(row["received"] for row in publishers if row["class"] == REPLAY),
             "topics": {
                 topic: {"readings": len(stream), "fields": {name: field.kind for name, field in stream.fields.items()}}
                 for topic, stream in self.items()

@@ -149,6 +149,8 @@ class Builder:
             if track is not None and track.spans and number < track.spans[-1][1]:
                 flags |= layout.FLAG_OUT_OF_ORDER
             self.account.take(entry.topic, envelope)
+            if envelope.replay is not None:
+                flags |= layout.FLAG_REPLAYED
         else:
             flags |= layout.FLAG_NO_NUMBER
         device = _device_ns(envelope)

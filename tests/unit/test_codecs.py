@@ -175,3 +175,50 @@ def test_arrays_are_found_in_objects_with_slots_and_in_kinds_of_dicts(wrap):
     fields, _ = codecs.decode(codecs.encode(wrap(numpy.arange(3))))
 
     assert ({**fields, "image": fields["image"].tolist()}) == {"image": [0, 1, 2], "exposure": 0.5}
+
+
+AGAIN = Envelope("replay-1", "b2", 7, 5.0, replay={"by": "oven", "n": 0})
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        codecs.encode({"a": 1.50, "b": "ä"}, Envelope("oven", "b1", 0, 1.0)),
+        codecs.encode({"a": [1, 2]}, Envelope("oven", "b1", 0, [1.0, 2.0], k=2)),
+        codecs.encode(None, Envelope("oven", "b1", 0, 1.0)),
+        codecs.encode({"a": numpy.arange(6.0).reshape(2, 3), "b": b"x"}, Envelope("oven", "b1", 0, 1.0)),
+        b"",
+        b"{}",
+        b" { } ",
+        b'{"a": 1.50}\n',
+        b'{"_ether": {"by": "x", "b": "y", "n": 1}, "a": 1}',
+        b'{"a": "\\"_ether\\":{}"}',
+        b'{"a": {"_ether": {"n": 1}}}',
+        b'{"_ether": 5}',
+        b"23.4",
+        b"on",
+        b"\xff\x00",
+        b"[1, 2]",
+        b"{broken",
+    ],
+)
+def test_a_payload_under_another_envelope_has_the_same_fields(payload: bytes) -> None:
+    def plain(fields: dict[str, Any]) -> str:
+        return repr({name: value.tolist() if hasattr(value, "tolist") else value for name, value in fields.items()})
+
+    fields, envelope = codecs.decode(codecs.with_envelope(payload, AGAIN))
+
+    assert (plain(fields), envelope) == (plain(codecs.decode(payload)[0]), AGAIN)
+
+
+def test_a_json_object_under_another_envelope_is_the_same_byte_for_byte() -> None:
+    payload = b'{"a": 1.50,  "b":[1e3],"_ether":{"by":"oven","b":"b1","n":0}}'
+
+    assert codecs.with_envelope(payload, Envelope("r", "b2", 1)) == (
+        b'{"a": 1.50,  "b":[1e3],"_ether":{"by":"r","b":"b2","n":1}}'
+    )
+
+
+def test_damaged_cbor_gets_no_envelope() -> None:
+    with pytest.raises(PayloadError, match="damaged CBOR"):
+        codecs.with_envelope(codecs.CBOR_MAGIC + b"\xff", AGAIN)

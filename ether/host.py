@@ -529,7 +529,8 @@ class Host:
         told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
         if connection.connected and not told:  # a constructor's own words stand; the broker's do not say how
             boot = known.boot if known else ""
-            content = {"state": "lost", "boot": boot, "t": clock.now(), "detail": child.exit}
+            detail = "\n".join([child.exit, *child.last_lines])
+            content = {"state": "lost", "boot": boot, "t": clock.now(), "detail": detail}
             connection.publish(topics.status(child.name), codecs.encode(content), 1, retain=True)
         self.client.poke()
 

@@ -22,10 +22,12 @@ FORMAT = "%(asctime)s.%(msecs)03d - {name}:%(process)d - %(levelname)s - %(messa
 RESTART_CODE = 75
 """Exit code of a child that was told to restart (EX_TEMPFAIL): its supervisor starts it again at once."""
 _PATH = "ETHER_SYS_PATH"
+_STDERR = "ETHER_STDERR"
 _pipe: int | None = None
+_stderr: int | None = None
 
 
-def spawn(module: str, name: str, **options: Any) -> subprocess.Popen[bytes]:
+def spawn(module: str, name: str, *, heard: bool = False) -> subprocess.Popen[bytes]:
     """Start ``main()`` of a module in a fresh interpreter with our module search path; its stdin awaits orders.
 
     It leads a session of its own, so a Ctrl-C in the terminal reaches only us, who stop it in order.
@@ -33,19 +35,29 @@ def spawn(module: str, name: str, **options: Any) -> subprocess.Popen[bytes]:
     Args:
         module: imported by the child. Not run as ``-m``: the user's own ``__main__`` must be free to come along.
         name: shows in the process list.
-        options: for Popen.
+        heard: what it writes to stderr comes to us by `Popen.stderr`, which has to be read; once we are gone, it goes
+            where our own stderr went.
     """
+    environment = {**os.environ, _PATH: os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+    ours = os.dup(2) if heard and os.name == "posix" else None
+    if ours is not None:
+        environment[_STDERR] = str(ours)
     warnings = [argument for option in sys.warnoptions for argument in ("-W", option)]
     code = (
         f"import os, sys; sys.path[:] = os.environ.pop({_PATH!r}).split(os.pathsep); from {module} import main; main()"
     )
-    return subprocess.Popen(
-        [sys.executable, "-u", *warnings, "-c", code, name],  # -u: prints appear when they are made
-        stdin=subprocess.PIPE,
-        env={**os.environ, _PATH: os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)},
-        start_new_session=True,
-        **options,
-    )
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-u", *warnings, "-c", code, name],  # -u: prints appear when they are made
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE if heard else None,
+            env=environment,
+            start_new_session=True,
+            pass_fds=() if ours is None else (ours,),
+        )
+    finally:
+        if ours is not None:
+            os.close(ours)
 
 
 def give_orders(child: subprocess.Popen[bytes], content: dict[str, Any]) -> None:
@@ -57,9 +69,12 @@ def give_orders(child: subprocess.Popen[bytes], content: dict[str, Any]) -> None
 
 def orders() -> dict[str, Any]:
     """Return the parent's orders; from then on stdin is empty for everybody else."""
-    global _pipe
+    global _pipe, _stderr
     _pipe = os.dup(0)
     os.set_inheritable(_pipe, False)
+    if (given := os.environ.pop(_STDERR, None)) is not None:
+        _stderr = int(given)
+        os.set_inheritable(_stderr, False)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -81,6 +96,8 @@ def on_orphaned(callback: Callable[[], None]) -> None:
     def watch() -> None:
         while os.read(pipe, 4096):
             pass
+        if _stderr is not None:
+            os.dup2(_stderr, 2)  # nobody reads our pipe any more
         callback()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()

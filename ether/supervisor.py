@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import signal
 import subprocess
@@ -18,6 +19,10 @@ from ether import clock, process
 __all__ = ["Child", "ProcessState", "Restart", "Supervisor"]
 
 logger = logging.getLogger(__name__)
+
+_LAST_LINES = 20
+_LAST_WORDS_S = 0.05
+"""So long the end of a dead child's stderr is waited for: a process it started may hold it open."""
 
 
 class ProcessState(StrEnum):
@@ -57,6 +62,10 @@ class Child:
     popen: subprocess.Popen[bytes] | None = None
     exit: str = ""
     """How it ended: ``exit code 1``, ``killed by SIGKILL``."""
+    last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
+    """What it wrote to stderr last."""
+    hearing: threading.Thread | None = None
+    """Passes its stderr on."""
     patience_s: float = 0.0
     """Longer than others it may take to end after SIGTERM: the recorder seals its file."""
     ended: threading.Event = field(default_factory=threading.Event)
@@ -132,7 +141,10 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         child.state = ProcessState.STARTING
-        child.popen = process.spawn(child.module, child.name)
+        child.last_lines.clear()
+        child.popen = process.spawn(child.module, child.name, heard=True)
+        child.hearing = threading.Thread(target=_pass_on, args=(child,), name=f"stderr {child.name}", daemon=True)
+        child.hearing.start()
 
     def _watch(self, child: Child) -> None:
         """Wait for the end of a child, tell, and start it again where its policy says so."""
@@ -142,6 +154,8 @@ class Supervisor:
             code = child.popen.wait()
             _close_quietly(child.popen)
             child.exit = _how(code)
+            if child.hearing is not None:
+                child.hearing.join(_LAST_WORDS_S)
             expected = child.state is ProcessState.STOPPING or self._closing.is_set()
             child.state = ProcessState.EXITED
             if not expected or code not in (0, -signal.SIGTERM):
@@ -177,6 +191,23 @@ class Supervisor:
             if self._closing.wait(wait):
                 return False
         return not self._closing.is_set()
+
+
+def _pass_on(child: Child) -> None:
+    """Pass a child's stderr on to ours as it comes, and remember its last lines."""
+    assert child.popen is not None and child.popen.stderr is not None
+    rest = b""
+    with child.popen.stderr as stream:
+        while piece := os.read(stream.fileno(), 65_536):
+            try:
+                os.write(2, piece)
+            except OSError:  # our own stderr is closed or its reader gone: the lines are remembered all the same
+                logger.debug("stderr cannot be written", exc_info=True)
+            *lines, rest = (rest + piece).split(b"\n")
+            child.last_lines.extend(line.decode(errors="replace").rstrip("\r") for line in lines[-_LAST_LINES:])
+            rest = rest[-65_536:]
+    if rest:
+        child.last_lines.append(rest.decode(errors="replace"))
 
 
 def _wait(child: Child, deadline: float) -> bool:

@@ -220,6 +220,7 @@ class Fragile:
 
     @ether_sub(topic="die")
     def die(self, code: int = 7) -> None:
+        print(f"I die of {code}", file=sys.stderr)
         os._exit(code)
 
     @ether_get

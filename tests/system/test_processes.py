@@ -113,13 +113,14 @@ def test_an_instance_that_dies_is_started_again_where_its_policy_says_so(ether, 
     assert ether.get("fragile", "pid") != before
 
 
-def test_an_instance_that_dies_says_so_in_its_status(ether, until):
+def test_an_instance_that_dies_says_so_in_its_status_with_its_last_words(ether, until):
     ether.tap(_config(fragile="lab_parts.Fragile", echo={}))
 
     ether.pub({"code": 7}, "die")
 
     until(lambda: ether.instances()["fragile"].state == "lost")
-    until(lambda: ether.instances()["fragile"].detail == "exit code 7")
+    until(lambda: ether.instances()["fragile"].detail.startswith("exit code 7"))
+    assert ether.instances()["fragile"].detail.splitlines()[-1] == "I die of 7"
     summary = ether.shutdown()
     assert summary.instances == {"fragile": "exit code 7", "echo": "exit code 0"}
 

@@ -237,6 +237,7 @@ def test_kill_9_of_the_host_leaves_no_child_and_the_next_tap_starts_clean(
     running.end()
 
     until(lambda: processes() == [], 10.0, "the end of all children")
+    until(lambda: any("the session's process is gone" in line for line in running.errors), what="their last words")
     assert (workdir / "diary.txt").read_text().split() == LIFE, running.transcript()
     again = script(f"{_tap(kind)}\nether.tap(CONFIG)\nprint(sorted(ether.instances()))\nether.shutdown()\n").end()
     assert (again.lines, again.code) == (["['diary', 'echo', 'session', 'ticker']"], 0), again.transcript()

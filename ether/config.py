@@ -591,6 +591,7 @@ class Instance(_Section):
     )
     autorun: Flag = Field(default=True, description="false: declared, started later by `ether.launch(name)`.")
     restart: Restart = Field(default_factory=Restart, description="When it is started again; or just the policy.")
+    critical: Flag = Field(default=False, description="true: the session ends when it has failed for good.")
     health: Health = Field(default_factory=Health, description="When it counts as hanging.")
     host: str | None = Field(default=None, description="Launched by the agent of that name; default: here.")
     replicas: Annotated[Whole, Field(ge=1)] = Field(

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections import ChainMap
+from collections import ChainMap, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import MISSING, asdict, replace
@@ -39,7 +39,7 @@ from ether.model import About, Message, State, Status, Summary
 from ether.mqtt import Address, Connection, Receipt, Tls
 from ether.outbox import Sender, leftovers, outbox_folder
 from ether.recorder.entries import journal_folder
-from ether.supervisor import Child, Restart, Supervisor
+from ether.supervisor import Child, ProcessState, Restart, Supervisor, how
 
 __all__ = ["Guest", "Host", "add", "join"]
 
@@ -49,6 +49,8 @@ _GONE = (State.LOST, State.DISCONNECTED)
 _RECORDER_SEALS_S = 120.0
 _RECORDER_PATIENCE_S = 2.0
 _OUTBOX_S = 5.0
+_OURS = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
+"""For the processes that are ours: recorder and broker."""
 
 
 class Guest:
@@ -190,14 +192,16 @@ class Host:
         self._broker: brokers.Broker | None = None
         self._starting: _Later | None = None
         self._member: Member | None = None
-        self._supervisor = Supervisor(self._child_ended)
+        self._supervisor = Supervisor(self._child_ended, self._child_gone)
         self._for_the_dead: list[Sender] = []
         self._by_hand: dict[str, tuple[Instance, threading.Thread]] = {}
         self._endings: dict[str, str] = {}
         self._failures: dict[str, str] = {}
         self._problems: list[str] = []
         self._since = clock.now()
-        self._closing = False
+        self._closing = threading.Event()
+        self._broker_lock = threading.Lock()
+        self._critical = {name for name, (_, each) in config.named().items() if each.critical}
         self._namespace = guest.namespace if guest else config.session.namespace
 
     # --- begin
@@ -222,8 +226,7 @@ class Host:
         waiting = {name: self._spawn(name, each) for name, (_, each) in wanted.items()}
         recorder = None
         if self._guest is None and self.config.record is not None:
-            policy = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
-            recorder = self._supervisor.spawn("recorder", "ether.recorder.ingest", policy)
+            recorder = self._supervisor.spawn("recorder", "ether.recorder.ingest", _OURS)
             recorder.patience_s = _RECORDER_PATIENCE_S
             provenance = _Later(_provenance, self.config)
         url = self._starting.result()
@@ -260,7 +263,32 @@ class Host:
         self._broker.__enter__()
         self._url = self._broker.url
         logger.info("broker: %s at %s, %s", self._broker.kind, _plain(self._url), self._broker.why)
+        if isinstance(self._broker, brokers.ChildBroker):
+            threading.Thread(target=self._guard, args=(self._broker,), name="broker", daemon=True).start()
         return self._url
+
+    def _guard(self, broker: brokers.ChildBroker) -> None:
+        """Start our broker again, where it was, whenever it dies; its clients come back by themselves."""
+        earlier: deque[float] = deque()
+        while True:
+            ending = how(broker.wait())
+            wait = _OURS.wait_s(earlier)
+            if self._closing.wait(wait or 0.0):
+                return
+            if wait is None:
+                self._problems.append(f"the broker ended {_OURS.max + 1} times within {_OURS.within_s:g} s ({ending})")
+                break
+            logger.error("broker: ended unexpectedly: %s; starting it again", ending)
+            with self._broker_lock:
+                if self._closing.is_set():
+                    return
+                try:
+                    broker.restart()
+                except BrokerError as exc:
+                    self._problems.append(f"the broker ended ({ending}) and cannot be started again: {exc}")
+                    break
+        logger.error("%s; the session ends", self._problems[-1])
+        self.on_stop_asked()
 
     def _connect(self, url: str) -> None:
         tls = _tls(self.config)
@@ -513,7 +541,7 @@ class Host:
         child = self._supervisor.children.get(name)
         if child is None or status is None:
             return
-        if status.state in (State.LOST, State.ALERT) and not self._closing and name not in self._failures:
+        if status.state in (State.LOST, State.ALERT) and not self._closing.is_set() and name not in self._failures:
             if status.detail and status.detail != "connection lost":
                 self._failures[name] = status.detail.rstrip()
 
@@ -522,23 +550,38 @@ class Host:
         logger.error("%s: ended unexpectedly: %s", child.name, child.exit)
         self._failures.setdefault(child.name, f"ended: {child.exit}")
         self._endings[child.name] = child.exit
-        connection = self.client.connection
-        if self._closing:
+        if self._closing.is_set():
             return  # what it left on the broker is cleared in a moment
         known = self.client.statuses.get(child.name)
         told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
-        if connection.connected and not told:  # a constructor's own words stand; the broker's do not say how
-            boot = known.boot if known else ""
-            detail = "\n".join([child.exit, *child.last_lines])
-            content = {"state": "lost", "boot": boot, "t": clock.now(), "detail": detail}
-            connection.publish(topics.status(child.name), codecs.encode(content), 1, retain=True)
+        if not told:  # a constructor's own words stand; the broker's do not say how
+            self._publish_lost(child)
         self.client.poke()
+
+    def _child_gone(self, child: Child) -> None:
+        """A child failed for good: a crash loop is said to everybody, and a critical instance ends the session."""
+        self._endings[child.name] = child.exit
+        if child.state is ProcessState.FATAL:
+            logger.error("%s: %s", child.name, child.exit)
+            self._publish_lost(child)
+        if child.name in self._critical:
+            self._problems.append(f"{child.name} is critical and failed ({child.exit}): the session was ended")
+            logger.error("%s is critical: the session ends", child.name)
+            self.on_stop_asked()
+
+    def _publish_lost(self, child: Child) -> None:
+        connection = self.client.connection
+        if connection.connected:
+            known = self.client.statuses.get(child.name)
+            detail = "\n".join([child.exit, *child.last_lines])
+            content = {"state": "lost", "boot": known.boot if known else "", "t": clock.now(), "detail": detail}
+            connection.publish(topics.status(child.name), codecs.encode(content), 1, retain=True)
 
     # --- end
 
     def close(self) -> Summary:
         """Stop instances (publishers before their subscribers), then the recorder, then the broker."""
-        self._closing = True
+        self._closing.set()
         budget = self.config.session.stop_timeout
         names = [*self._by_hand, *(n for n, c in self._supervisor.children.items() if n != "recorder" and c.alive)]
         connection = self.client.connection
@@ -670,7 +713,7 @@ class Host:
 
     def _abort(self) -> None:
         """Stop whatever was begun, without ceremony."""
-        self._closing = True
+        self._closing.set()
         if self._starting is not None:
             self._starting.wait()  # a broker that is just starting has to be stopped too
         self._supervisor.close(3.0)
@@ -687,7 +730,8 @@ class Host:
         elif self._guest is not None:
             self._guest.close()
         if self._broker is not None:
-            self._broker.__exit__(None, None, None)
+            with self._broker_lock:
+                self._broker.__exit__(None, None, None)
         runtime.forget(self.id)
 
 

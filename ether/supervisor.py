@@ -16,7 +16,7 @@ from typing import Any
 
 from ether import clock, process
 
-__all__ = ["Child", "ProcessState", "Restart", "Supervisor"]
+__all__ = ["Child", "ProcessState", "Restart", "Supervisor", "how"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,22 @@ class Restart:
     backoff_s: tuple[float, float] = (0.2, 30.0)
     """First and longest wait; it doubles in between, with jitter."""
 
+    def wait_s(self, earlier: deque[float]) -> float | None:
+        """Return the seconds to wait before another start; None where there were too many.
+
+        Args:
+            earlier: when it was started again before, which this start is added to.
+        """
+        now = clock.monotonic()
+        while earlier and now - earlier[0] > self.within_s:
+            earlier.popleft()
+        if len(earlier) >= self.max:
+            return None
+        earlier.append(now)
+        first, longest = self.backoff_s
+        wait: float = min(first * 2 ** (len(earlier) - 1), longest)
+        return wait * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
+
 
 @dataclass(slots=True)
 class Child:
@@ -80,10 +96,16 @@ class Child:
 class Supervisor:
     """Starts children at once and gives them their orders later: they import while the broker starts."""
 
-    def __init__(self, on_exit: Callable[[Child], None]) -> None:
-        """`on_exit` is called, in a thread of the supervisor, after a child ended; `child.exit` says how."""
+    def __init__(self, on_exit: Callable[[Child], None], on_gone: Callable[[Child], None]) -> None:
+        """Both are called in a thread of the supervisor, after a child ended unasked; `child.exit` says how.
+
+        Args:
+            on_exit: at each end.
+            on_gone: when it failed and is not started again.
+        """
         self.children: dict[str, Child] = {}
         self._on_exit = on_exit
+        self._on_gone = on_gone
         self._closing = threading.Event()
 
     def spawn(self, name: str, module: str, restart: Restart | None = None) -> Child:
@@ -153,7 +175,7 @@ class Supervisor:
             child.state = ProcessState.RUNNING
             code = child.popen.wait()
             _close_quietly(child.popen)
-            child.exit = _how(code)
+            child.exit = how(code)
             if child.hearing is not None:
                 child.hearing.join(_LAST_WORDS_S)
             expected = child.state is ProcessState.STOPPING or self._closing.is_set()
@@ -162,6 +184,8 @@ class Supervisor:
                 self._on_exit(child)
             if expected or not self._shall_restart(child, code):
                 child.ended.set()
+                if not expected and code != 0 and not self._closing.is_set():
+                    self._on_gone(child)
                 return
             self._start(child)
             assert child.popen is not None
@@ -176,16 +200,11 @@ class Supervisor:
         if code != process.RESTART_CODE:
             if policy.policy == "never" or (policy.policy == "on-failure" and code == 0):
                 return False
-            now = clock.monotonic()
-            while child.restarts and now - child.restarts[0] > policy.within_s:
-                child.restarts.popleft()
-            if len(child.restarts) >= policy.max:
+            wait = policy.wait_s(child.restarts)
+            if wait is None:
                 child.state = ProcessState.FATAL
-                logger.error("%s: ended %d times within %g s; giving up", child.name, policy.max + 1, policy.within_s)
+                child.exit += f"; ended {policy.max + 1} times within {policy.within_s:g} s, and is not started again"
                 return False
-            child.restarts.append(now)
-            first, longest = policy.backoff_s
-            wait = min(first * 2 ** (len(child.restarts) - 1), longest) * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
             child.state = ProcessState.BACKOFF
             logger.warning("%s: %s; starting it again in %.1f s", child.name, child.exit, wait)
             if self._closing.wait(wait):
@@ -220,7 +239,8 @@ def _wait(child: Child, deadline: float) -> bool:
     return True
 
 
-def _how(code: int) -> str:
+def how(code: int) -> str:
+    """Return how a process ended, in words: ``exit code 1``, ``killed by SIGKILL``."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -167,6 +167,17 @@ class ChildBroker:
             return False
         return True
 
+    def wait(self) -> int:
+        """Return the exit code of the broker, once it has ended."""
+        assert self.process is not None
+        return self.process.wait()
+
+    def restart(self) -> None:
+        """Start a broker that has ended again: same addresses, same folder; BrokerError if that fails."""
+        self._end()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._start()
+
     def __exit__(self, *exc: object) -> None:
         self._end()
         if self._folder is None:

@@ -28,6 +28,7 @@ class Embedded(ChildBroker):
         warnings = [argument for option in sys.warnoptions for argument in ("-W", option)]
         command = [sys.executable, *warnings, "-m", "ether_broker", "--listen", f"{self.host}:{self.port}"]
         command += ["--data", str(self.folder), "--parent-pipe", *_arguments(self.security)]
+        command += ["--local", f"127.0.0.1:{self.local_port}"] if self.security.local_too else []
         if self._folder is None:
             command.append("--remove-data")  # we may die before we can
         self.process = subprocess.Popen(
@@ -65,5 +66,4 @@ def _arguments(security: Security) -> list[str]:
         found += [f"--{name.replace('_', '-')}"] if getattr(security, name) else []
     found += [f"--namespace={security.namespace}"] if security.namespace else []
     found += ["--session-stdin"] if security.session_password else []
-    found += ["--local", "127.0.0.1:0"] if security.local_too else []
     return [*found, *(f"--origin={origin}" for origin in security.origins)]

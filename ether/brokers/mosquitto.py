@@ -58,7 +58,7 @@ class Mosquitto(ChildBroker):
                 "this mosquitto cannot check the origins of WebSockets (2.1 can); use `broker.kind: embedded`"
             )
         self._write_users()
-        if self.security.local_too:
+        if self.security.local_too and not self.local_port:
             self.local_port = free_port("127.0.0.1", 0)
         configuration = self.folder / "mosquitto.conf"
         configuration.write_text(self._configuration(), encoding="utf-8")

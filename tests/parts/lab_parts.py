@@ -228,6 +228,15 @@ class Fragile:
         return os.getpid()
 
 
+class DiesAtStart:
+    """Dies whenever it is started."""
+
+    @ether_start
+    def begin(self) -> None:
+        print("I die at start", file=sys.stderr)
+        os._exit(1)
+
+
 class Counting:
     """Publishes numbers, and counts them in a file of each start's own, before each is published."""
 

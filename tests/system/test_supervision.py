@@ -1,0 +1,74 @@
+"""Supervision: whoever dies is started again where its policy says so, and whoever dies for good is explained."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import psutil
+import pytest
+
+from ether.recorder.verify import verify
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def _config(broker: str = "embedded", record: str = "off", **instances: Any) -> dict[str, Any]:
+    return {"broker": broker, "record": record, "session": {"stop_timeout": "10s"}, "instances": instances}
+
+
+def test_a_crash_loop_is_fatal_and_loud_and_leaves_the_session_alone(ether, until):
+    looping = {
+        "class_path": "lab_parts.DiesAtStart",
+        "restart": {"policy": "always", "max": 2, "backoff": ["10ms", "20ms"]},
+    }
+    ether.tap(_config(looping=looping, echo={"class_path": "lab_parts.Echo"}))
+
+    ether.start()
+
+    until(lambda: ether.instances()["looping"].process == "fatal", 30.0)
+    until(lambda: "ended 3 times within 300 s" in ether.instances()["looping"].detail)
+    assert ether.instances()["looping"].detail.splitlines()[-1] == "I die at start"
+    assert ether.instances()["looping"].state == "lost"
+    assert ether.get("echo", "where")["word"] == "hello"
+    assert "ended 3 times" in ether.shutdown().instances["looping"]
+
+
+def test_a_critical_instance_that_fails_for_good_ends_the_session(ether, until, processes):
+    ether.tap(
+        _config(fragile={"class_path": "lab_parts.Fragile", "critical": True}, echo={"class_path": "lab_parts.Echo"})
+    )
+
+    ether.pub({"code": 7}, "die")
+
+    until(lambda: not ether.tapped, 20.0, "the end of the session")
+    assert ether.shutdown().problems == ("fragile is critical and failed (exit code 7): the session was ended",)
+    until(lambda: processes() == [], 10.0)
+
+
+def test_a_broker_of_ours_that_dies_is_started_again_where_it_was(ether, workdir, broker_kind, until, processes):
+    counting = {"class_path": "lab_parts.Counting", "args": [str(workdir)]}
+    ether.tap(_config(broker_kind, "on", counting=counting, echo={"class_path": "lab_parts.Echo"}))
+    ether.start()
+    url = ether.info()["broker"]["url"]
+    for _ in range(2):
+        broker = next(each for each in processes() if _is_broker(each))
+        os.kill(broker.pid, signal.SIGKILL)
+        until(lambda gone=broker.pid: not psutil.pid_exists(gone))
+        until(lambda: any(_is_broker(each) for each in processes()), 20.0, "another broker")
+        until(lambda: ether.get("echo", "where", timeout=20.0)["word"] == "hello")
+        until(lambda: {each.state for each in ether.instances().values()} == {"ready"}, 10.0, "all statuses")
+    assert ether.info()["broker"]["url"] == url
+
+    summary = ether.shutdown()
+
+    assert summary.problems == ()
+    assert verify(summary.recording).complete
+
+
+def _is_broker(process: psutil.Process) -> bool:
+    try:
+        return any("ether_broker" in word or word.endswith("/mosquitto") for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False

@@ -283,7 +283,7 @@ class _Section(BaseModel):
 
 
 class HookMark(_Section):
-    """Keywords of ether_init, ether_save_all, ether_cleanup and ether_shutdown."""
+    """Keywords of ether_init, ether_save_all, ether_cleanup, ether_safe and ether_shutdown."""
 
     subtopic: str | None = Field(default=None, description="Names `Class.subtopic` instead of the control topic.")
 
@@ -346,6 +346,9 @@ class MethodMarks(_Section):
     )
     ether_cleanup: Annotated[list[HookMark], BeforeValidator(_as_list)] = Field(
         default=[], description="Call it to clean up."
+    )
+    ether_safe: Annotated[list[HookMark], BeforeValidator(_as_list)] = Field(
+        default=[], description="Call it to bring the hardware to a safe state, also when its process is lost."
     )
     ether_shutdown: Annotated[list[HookMark], BeforeValidator(_as_list)] = Field(
         default=[], description="Call it last."
@@ -576,9 +579,13 @@ class Restart(_Section):
 
 
 class Health(_Section):
-    """When a running instance counts as hanging."""
+    """When a running instance counts as hanging, and what follows."""
 
-    hang_after: Duration | None = Field(default=None, description="A handler busy for so long raises the alarm.")
+    hang_after: Duration | None = Field(default=None, description="A handler busy for so long hangs.")
+    on_hang: Literal["report", "restart"] = Field(
+        default="report", description="`report` (stacks in the log, status `alert`) or `restart`."
+    )
+    safe_within: Duration = Field(default=10.0, description="So long `ether_safe` may take for a lost instance.")
 
 
 class Instance(_Section):

@@ -21,6 +21,7 @@ __all__ = [
     "ether_get",
     "ether_init",
     "ether_pub",
+    "ether_safe",
     "ether_save",
     "ether_save_all",
     "ether_shutdown",
@@ -33,7 +34,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 MARKS = "__ether_marks__"
-HOOKS = ("init", "start", "save_all", "cleanup", "shutdown")
+HOOKS = ("init", "start", "save_all", "cleanup", "safe", "shutdown")
 """The lifecycle hooks, each a subscription to the control topic of its name."""
 
 
@@ -239,6 +240,19 @@ def ether_cleanup(*, subtopic: str | None = None) -> Callable[[F], F]: ...
 def ether_cleanup(function: Any = None, /, **keywords: Any) -> Any:
     """Run at ``ether.cleanup()``, and at shutdown after `ether_save_all`."""
     return _mark("ether_cleanup", function, keywords)
+
+
+@overload
+def ether_safe(function: F, /) -> F: ...
+@overload
+def ether_safe(*, subtopic: str | None = None) -> Callable[[F], F]: ...
+def ether_safe(function: Any = None, /, **keywords: Any) -> Any:
+    """Bring the hardware to a safe state.
+
+    Run at ``ether.safe()``; and when the instance has died or hangs, on a new object of the class, in a process of its
+    own. So it must not rely on what the lost object knew.
+    """
+    return _mark("ether_safe", function, keywords)
 
 
 @overload

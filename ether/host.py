@@ -29,7 +29,7 @@ from urllib.parse import quote
 import ether as package
 from ether import brokers, clock, codecs, process, runtime, topics
 from ether.client import Client
-from ether.component import Component, check, load_class
+from ether.component import Component, check, load_class, registry_marks
 from ether.config import Config
 from ether.config import Instance as InstanceConfig
 from ether.errors import BrokerError, ConfigError, EtherError, SessionError, StartError
@@ -202,6 +202,8 @@ class Host:
         self._closing = threading.Event()
         self._broker_lock = threading.Lock()
         self._critical = {name for name, (_, each) in config.named().items() if each.critical}
+        self._safe_within: dict[str, float] = {}
+        """Instances that know how to make their hardware safe, and the seconds they may take."""
         self._namespace = guest.namespace if guest else config.session.namespace
 
     # --- begin
@@ -386,6 +388,9 @@ class Host:
 
     def _orders(self, name: str, key: str, instance: InstanceConfig, url: str) -> dict[str, Any]:
         entry = self.config.registry.get(instance.class_path)
+        target = self.config.classes.get(instance.class_path) or load_class(instance.class_path)
+        if Component.of(target, registry_marks(entry.methods if entry else {})).hooks("safe"):
+            self._safe_within[name] = instance.health.safe_within
         orders: dict[str, Any] = {
             "name": name,
             "url": url,
@@ -404,6 +409,8 @@ class Host:
             "started": self.started,
             "start_timeout": self.config.session.start_timeout,
             "drain_timeout": self.config.session.stop_timeout,
+            "hang_after": instance.health.hang_after,
+            "restart_hung": instance.health.on_hang == "restart",
         }
         if self._needs_pickle(instance):
             orders |= {"pickled": self._pickle(name, instance), "args": [], "kwargs": {}}
@@ -550,13 +557,13 @@ class Host:
         logger.error("%s: ended unexpectedly: %s", child.name, child.exit)
         self._failures.setdefault(child.name, f"ended: {child.exit}")
         self._endings[child.name] = child.exit
-        if self._closing.is_set():
-            return  # what it left on the broker is cleared in a moment
-        known = self.client.statuses.get(child.name)
-        told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
-        if not told:  # a constructor's own words stand; the broker's do not say how
-            self._publish_lost(child)
-        self.client.poke()
+        if not self._closing.is_set():  # else what it left on the broker is cleared in a moment
+            known = self.client.statuses.get(child.name)
+            told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
+            if not told:  # a constructor's own words stand; the broker's do not say how
+                self._publish_lost(child)
+            self.client.poke()
+        self._make_safe(child)
 
     def _child_gone(self, child: Child) -> None:
         """A child failed for good: a crash loop is said to everybody, and a critical instance ends the session."""
@@ -568,6 +575,29 @@ class Host:
             self._problems.append(f"{child.name} is critical and failed ({child.exit}): the session was ended")
             logger.error("%s is critical: the session ends", child.name)
             self.on_stop_asked()
+
+    def _make_safe(self, child: Child) -> None:
+        """Have a new object of the class run its `ether_safe` hooks in a process of its own; the lost one cannot."""
+        within = self._safe_within.get(child.name)
+        if within is None:
+            return
+        popen = process.spawn("ether.session", f"{child.name}-safe")
+        try:
+            process.give_orders(popen, {**child.orders, "only_safe": True})
+            code = popen.wait(within)
+            why = "" if code == 0 else how(code)
+        except subprocess.TimeoutExpired:
+            why = f"not done within {within:g} s"
+        except BrokenPipeError:
+            why = "its process died before it began"
+        finally:
+            popen.kill()
+            popen.communicate()
+        if why:
+            self._problems.append(f"{child.name} could not be brought to a safe state ({why}): look after the hardware")
+            logger.critical("%s", self._problems[-1])
+        else:
+            logger.warning("%s: the hardware was brought to a safe state", child.name)
 
     def _publish_lost(self, child: Child) -> None:
         connection = self.client.connection
@@ -596,6 +626,8 @@ class Host:
             self._stop_by_hand(list(self._by_hand), budget)
         for name in self._supervisor.close(2.0, told):
             self._problems.append(f"{name} did not stop by itself and was killed")
+        for name, within in self._safe_within.items():
+            self._supervisor.children[name].ended.wait(within + 2.0)
         statuses = dict(self.client.statuses)
         self._clear_retained()
         self._release()
@@ -844,8 +876,6 @@ def _not_yet(config: Config) -> list[str]:
             found.append(
                 f"{config.where('instances', key, 'host')}: started on this machine; this version has no agents"
             )
-        if instance.health.hang_after is not None:
-            found.append(f"{config.where('instances', key, 'health')}: hangs are not watched for in this version")
     if config.expect:
         found.append(f"{config.where('expect')}: streams are not watched for in this version")
     return found

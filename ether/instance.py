@@ -29,12 +29,13 @@ from ether.member import Member
 from ether.model import About, Envelope, Message, State
 from ether.mqtt import Receipt
 from ether.outbox import leftovers
+from ether.watchdog import Watchdog, stacks
 
 if TYPE_CHECKING:
     from ether.client import Client
     from ether.loop import Loop
 
-__all__ = ["Instance"]
+__all__ = ["Instance", "make_safe"]
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,8 @@ class Instance:
         self._replies: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
         self._failing: set[str] = set()
         self._failed_at = 0.0
+        self._busy: tuple[str, float] | None = None
+        self._hung = ""
         self._unkept_why = ""
         self._plain = {name: getattr(target, name) for name in component.methods}
         self._shadowed: list[str] = []
@@ -136,6 +139,25 @@ class Instance:
     def share_numbers(self, client: Client) -> None:
         """Have what user code publishes by hand numbered together with its methods' results."""
         client.number_with(self._numbers, self._emitting)
+
+    def watch(self, hang_after: float, on_hang: Callable[[str], None] | None = None) -> None:
+        """Raise the alarm about each method that runs longer than `hang_after` seconds.
+
+        Args:
+            hang_after: seconds.
+            on_hang: then called with what hangs, and the stacks of all threads, in a thread of its own.
+        """
+
+        def hung(what: str, lasted: float) -> None:
+            where = stacks()
+            self._hung = f"{what} has not returned for {lasted:.1f} s"
+            logger.error("%s: %s; it stands here:\n%s", self.name, self._hung, where)
+            if on_hang is not None:
+                on_hang(f"{self._hung}\n{where}")
+            else:
+                self.member.set_status(State.ALERT, f"{self._hung}\n{where}")
+
+        Watchdog(lambda: self._busy, hang_after, hung)
 
     # --- life
 
@@ -255,6 +277,7 @@ class Instance:
 
     def _advance(self, source: tuple[Method, Iterator[Any]]) -> None:
         method, items = source
+        self._busy = method.label, clock.monotonic()
         try:
             self.emit(method, next(items))
         except StopIteration:
@@ -264,6 +287,8 @@ class Instance:
         except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
             self._sources.remove(source)
             self._report(method, exc)
+        finally:
+            self._free()
 
     # --- lifecycle verbs
 
@@ -448,6 +473,7 @@ class Instance:
         self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], message: Message | None = None
     ) -> bool:
         """Run a method and publish its result; False if it failed, which is reported."""
+        self._busy = method.label, clock.monotonic()
         try:
             result = self._settle(self._plain[method.name](*args, **kwargs))
             if method.outputs:
@@ -463,9 +489,20 @@ class Instance:
         except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
             self._report(method, exc, message)
             return False
+        finally:
+            self._free()
         if self._failing:
             self._recovered(method)
         return True
+
+    def _free(self) -> None:
+        """The method has come back."""
+        self._busy = None
+        if self._hung:
+            logger.warning("%s: it has come back: %s", self.name, self._hung)
+            self._hung = ""
+            if not self._failing:
+                self._calm()
 
     def _settle(self, result: Any) -> Any:
         """Await what is to be awaited; an asynchronous generator becomes a plain one."""
@@ -561,6 +598,7 @@ class Instance:
                 known = ", ".join(sorted(self.component.calls())) or "none"
                 raise LookupError(f"{self.name} has no method {method_name!r} to call; it has {known}")
             args, kwargs = method.parameters.arguments(params)
+            self._busy = method.label, clock.monotonic()
             result = self._settle(self._plain[method_name](*args, **kwargs))
             if inspect.isgenerator(result):
                 result = list(result)
@@ -575,6 +613,8 @@ class Instance:
             logger.warning("%s: call of %s failed: %s: %s", self.name, method_name, type(exc).__name__, exc)
             error = {"error": str(exc), "type": type(exc).__name__, "traceback": traceback.format_exc()}
             return codecs.encode({"id": call_id, "status": "error", **error})
+        finally:
+            self._free()
 
     # --- outgoing, in any thread
 
@@ -704,6 +744,21 @@ class Instance:
             subscribes=self.component.subscribes(),
             calls=self.component.calls(),
         )
+
+
+def make_safe(component: Component, target: Any) -> None:
+    """Run the `ether_safe` hooks of an object, all of them, whatever one raises; SystemExit(1) if one did."""
+    failed = False
+    for method, _hook in component.hooks("safe"):
+        try:
+            result = getattr(target, method.name)()
+            if inspect.isawaitable(result):
+                _run_alone(result)
+        except Exception as exc:
+            logger.error("%s raised %s: %s", method.label, type(exc).__name__, exc, exc_info=exc)
+            failed = True
+    if failed:
+        raise SystemExit(1)
 
 
 def _described(message: Message) -> str:

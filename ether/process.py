@@ -16,11 +16,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["DATE", "FORMAT", "RESTART_CODE", "give_orders", "log_to_stderr", "on_orphaned", "orders", "spawn"]
+__all__ = [
+    "DATE",
+    "FORMAT",
+    "HUNG_CODE",
+    "RESTART_CODE",
+    "give_orders",
+    "log_to_stderr",
+    "on_orphaned",
+    "orders",
+    "spawn",
+]
 
 FORMAT = "%(asctime)s.%(msecs)03d - {name}:%(process)d - %(levelname)s - %(message)s"
 RESTART_CODE = 75
 """Exit code of a child that was told to restart (EX_TEMPFAIL): its supervisor starts it again at once."""
+HUNG_CODE = 70
+"""Exit code of a child that ended because it hung (EX_SOFTWARE), to be started again."""
 _PATH = "ETHER_SYS_PATH"
 _STDERR = "ETHER_STDERR"
 _pipe: int | None = None

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -172,6 +173,10 @@ class Ether:
     def cleanup(self) -> None:
         """Run every `ether_cleanup` hook."""
         self._need().control("cleanup")
+
+    def safe(self) -> None:
+        """Run every `ether_safe` hook: bring the hardware to a safe state."""
+        self._need().control("safe")
 
     def shutdown(self) -> Summary | None:
         """Leave the session; end it if this process began it: instances, then recorder, then broker.
@@ -566,7 +571,7 @@ def main() -> None:
     from ether import process
     from ether.client import Client
     from ether.component import Component, bind, load_class, registry_marks
-    from ether.instance import Instance
+    from ether.instance import Instance, make_safe
     from ether.member import Member
     from ether.mqtt import Tls
     from ether.outbox import Sender
@@ -577,6 +582,11 @@ def main() -> None:
     name = orders["name"]
     process.log_to_stderr(name, orders["log_level"])
     os.chdir(orders["cwd"])
+    if orders.get("only_safe"):
+        cls, given, kwargs = _unpack(orders, load_class)
+        args, kwargs = bind(cls, given, kwargs)
+        make_safe(Component.of(cls, registry_marks(orders["marks"])), cls(*args, **kwargs))
+        return
     tls = Tls(**orders["tls"]) if orders["tls"] else None
     member = Member(orders["url"], name, namespace=orders["namespace"], tls=tls)
     client = Client(member.connection, name, member.boot)
@@ -601,6 +611,8 @@ def main() -> None:
         instance = Instance(component, target, member, kwargs=shown, drain_timeout=orders["drain_timeout"])
         instance.take_first = client.take
         instance.share_numbers(client)
+        if (hang_after := orders["hang_after"]) is not None:
+            instance.watch(hang_after, partial(_end_hung, member) if orders["restart_hung"] else None)
         instance.open()
     except BaseException as exc:  # noqa: BLE001 - whatever the user's constructor raises, SystemExit too
         _fail(member, exc)
@@ -647,6 +659,16 @@ def _fail(member: Any, exc: BaseException) -> None:
     member.close(2.0)
     sys.stdout.flush()
     os._exit(1)  # a thread that the constructor left behind must not keep the process
+
+
+def _end_hung(member: Any, detail: str) -> None:
+    """Make room for another start: what hangs cannot be told to end."""
+    from ether import process
+
+    member.set_status(State.LOST, detail)
+    member.connection.flush(1.0)
+    sys.stderr.flush()
+    os._exit(process.HUNG_CODE)
 
 
 def _end_orphan(instance: Any, drain_timeout: float) -> None:

@@ -180,7 +180,7 @@ class Supervisor:
                 child.hearing.join(_LAST_WORDS_S)
             expected = child.state is ProcessState.STOPPING or self._closing.is_set()
             child.state = ProcessState.EXITED
-            if not expected or code not in (0, -signal.SIGTERM):
+            if code != process.RESTART_CODE and (not expected or code not in (0, -signal.SIGTERM)):
                 self._on_exit(child)
             if expected or not self._shall_restart(child, code):
                 child.ended.set()
@@ -198,7 +198,9 @@ class Supervisor:
         """Wait out the backoff; False where the child stays ended."""
         policy = child.restart
         if code != process.RESTART_CODE:
-            if policy.policy == "never" or (policy.policy == "on-failure" and code == 0):
+            if code != process.HUNG_CODE and (
+                policy.policy == "never" or (policy.policy == "on-failure" and code == 0)
+            ):
                 return False
             wait = policy.wait_s(child.restarts)
             if wait is None:
@@ -241,6 +243,8 @@ def _wait(child: Child, deadline: float) -> bool:
 
 def how(code: int) -> str:
     """Return how a process ended, in words: ``exit code 1``, ``killed by SIGKILL``."""
+    if code == process.HUNG_CODE:
+        return "hung, and was ended"
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -16,6 +16,7 @@ from ether import (
     ether_get,
     ether_init,
     ether_pub,
+    ether_safe,
     ether_save_all,
     ether_shutdown,
     ether_start,
@@ -226,6 +227,31 @@ class Fragile:
     @ether_get
     def pid(self) -> int:
         return os.getpid()
+
+
+class Heater:
+    """Hangs or dies when told; its hardware is a file."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    @ether_sub(topic="heat")
+    def heat(self, seconds: float, die: bool = False) -> None:
+        self.file.write_text("on")
+        if die:
+            os._exit(1)
+        released.wait(seconds)
+
+    @ether_safe
+    def off(self) -> None:
+        self.file.write_text("off")
+
+    @ether_get
+    def pid(self) -> int:
+        return os.getpid()
+
+
+released = threading.Event()
 
 
 class DiesAtStart:

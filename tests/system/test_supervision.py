@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -65,6 +67,84 @@ def test_a_broker_of_ours_that_dies_is_started_again_where_it_was(ether, workdir
 
     assert summary.problems == ()
     assert verify(summary.recording).complete
+
+
+def _heater(workdir, **health: Any) -> dict[str, Any]:
+    return {"class_path": "lab_parts.Heater", "args": [str(workdir / "hardware")], "health": health}
+
+
+def _hardware(workdir: Path) -> str:
+    file = workdir / "hardware"
+    return file.read_text() if file.exists() else ""
+
+
+def test_a_method_that_hangs_is_reported_with_its_stack_and_recovers(ether, workdir, until):
+    ether.tap(_config(heater=_heater(workdir, hang_after="300ms")))
+
+    ether.pub({"seconds": 3.0}, "heat")
+
+    until(lambda: ether.instances()["heater"].state == "alert")
+    first, *where = ether.instances()["heater"].detail.splitlines()
+    assert first.startswith("Heater.heat has not returned for 0.")
+    assert any("released.wait(seconds)" in line for line in where)
+    until(lambda: ether.instances()["heater"].state == "ready", 10.0)
+    assert _hardware(workdir) == "on"
+
+
+def test_what_hangs_is_made_safe_and_started_again_where_that_is_wanted(ether, workdir, until):
+    ether.tap(_config(heater=_heater(workdir, hang_after="300ms", on_hang="restart")))
+    ether.start()
+    before = ether.get("heater", "pid")
+    hanging = threading.Thread(target=ether.pub, args=({"seconds": 60.0}, "heat"))
+    hanging.start()
+
+    until(lambda: ether.instances()["heater"].pid not in (before, None), 15.0, "another start")
+
+    hanging.join()
+    until(lambda: ether.instances()["heater"].state == "ready")
+    assert ether.get("heater", "pid") != before
+    assert _hardware(workdir) == "off"
+    assert ether.shutdown().problems == ()
+
+
+def test_hardware_of_an_instance_that_died_is_brought_to_a_safe_state(ether, workdir, until):
+    ether.tap(_config(heater=_heater(workdir)))
+
+    ether.pub({"seconds": 0.0, "die": True}, "heat")
+
+    until(lambda: ether.instances()["heater"].state == "lost")
+    until(lambda: _hardware(workdir) == "off")
+
+
+def test_hardware_of_an_instance_that_has_to_be_killed_at_the_end_is_made_safe(ether, workdir, until):
+    ether.tap({**_config(heater=_heater(workdir)), "session": {"stop_timeout": "1s"}})
+    ether.pub({"seconds": 60.0}, "heat")
+    until(lambda: (workdir / "hardware").exists())
+
+    summary = ether.shutdown()
+
+    assert summary.problems[-1] == "heater did not stop by itself and was killed"
+    assert _hardware(workdir) == "off"
+
+
+def test_hardware_that_cannot_be_made_safe_is_a_problem_of_the_session(ether, workdir, until):
+    (workdir / "hardware").mkdir()
+    ether.tap(_config(heater=_heater(workdir), fragile={"class_path": "lab_parts.Fragile"}))
+    os.kill(ether.get("heater", "pid"), signal.SIGKILL)
+    until(lambda: ether.instances()["heater"].state == "lost")
+
+    summary = ether.shutdown()
+
+    assert summary.problems == ("heater could not be brought to a safe state (exit code 1): look after the hardware",)
+
+
+def test_everybody_can_be_brought_to_a_safe_state_at_once(ether, workdir, until):
+    ether.tap(_config(heater=_heater(workdir)))
+    ether.pub({"seconds": 0.0}, "heat")
+
+    ether.safe()
+
+    until(lambda: _hardware(workdir) == "off")
 
 
 def _is_broker(process: psutil.Process) -> bool:

@@ -98,7 +98,7 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
                 "autorun": True,
                 "restart": {"policy": "on-failure", "max": 5, "within": 300.0, "backoff": [1.0, 30.0]},
                 "critical": False,
-                "health": {"hang_after": 10.0},
+                "health": {"hang_after": 10.0, "on_hang": "report", "safe_within": 10.0},
                 "host": "bench-2",
                 "replicas": 1,
             }

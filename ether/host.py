@@ -36,7 +36,7 @@ from ether.errors import BrokerError, ConfigError, EtherError, SessionError, Sta
 from ether.instance import Instance
 from ether.member import Member, new_boot
 from ether.model import About, Message, State, Status, Summary
-from ether.mqtt import Address, Connection, Receipt, Tls
+from ether.mqtt import MAX_PAYLOAD, Address, Connection, Receipt, Tls
 from ether.outbox import Sender, leftovers, outbox_folder
 from ether.recorder.entries import journal_folder
 from ether.supervisor import Child, ProcessState, Restart, Supervisor, how
@@ -205,6 +205,7 @@ class Host:
         self._safe_within: dict[str, float] = {}
         """Instances that know how to make their hardware safe, and the seconds they may take."""
         self._namespace = guest.namespace if guest else config.session.namespace
+        self._largest_payload = MAX_PAYLOAD
 
     # --- begin
 
@@ -265,6 +266,8 @@ class Host:
         self._broker.__enter__()
         self._url = self._broker.url
         logger.info("broker: %s at %s, %s", self._broker.kind, _plain(self._url), self._broker.why)
+        if self._broker.kind not in brokers.KINDS:
+            self._look_at_broker()
         if isinstance(self._broker, brokers.ChildBroker):
             threading.Thread(target=self._guard, args=(self._broker,), name="broker", daemon=True).start()
         return self._url
@@ -292,6 +295,27 @@ class Host:
         logger.error("%s; the session ends", self._problems[-1])
         self.on_stop_asked()
 
+    def _look_at_broker(self) -> None:
+        """Say what a broker that is not ours lacks, as far as it is known; our own are held to the contract.
+
+        Raises:
+            BrokerError: nothing of ether can work there.
+        """
+        try:
+            found = brokers.keeps_retained(self._url, namespace=self._namespace, tls=_tls(self.config))
+        except BrokerError:
+            return  # our connection will tell, and has more patience with a broker that is just starting
+        lacking = brokers.advice(found)
+        if found.retained is False and "retained" in found.notes:
+            raise BrokerError(f"broker {found.address}: retained: {found.notes['retained']}; {lacking['retained']}")
+        for name in brokers.MATTERS:
+            if name in lacking:
+                value = getattr(found, name)
+                seen = "no" if value is False else value
+                logger.warning("broker %s: %s: %s; %s", found.address, name.replace("_", " "), seen, lacking[name])
+        if found.refused_payload is not None:
+            self._largest_payload = found.refused_payload - 1
+
     def _connect(self, url: str) -> None:
         tls = _tls(self.config)
         if self._guest is not None:
@@ -300,6 +324,7 @@ class Host:
             self.client.connection.on_down = lambda reason: self.client.poke()
             return
         member = self._member = Member(url, "session", namespace=self._namespace, boot=self._boot, tls=tls)
+        member.connection.largest_payload = self._largest_payload
         self.client = Client(member.connection, "session", member.boot)
         self.client.on_change = self._status_changed
         member.on_message = self._receive
@@ -406,6 +431,7 @@ class Host:
             "marks": entry.methods if entry else {},
             "outbox": self._outbox(name),
             "recorded": self.config.record is not None and self._guest is None,
+            "largest_payload": self._largest_payload,
             "started": self.started,
             "start_timeout": self.config.session.start_timeout,
             "drain_timeout": self.config.session.stop_timeout,
@@ -493,6 +519,7 @@ class Host:
             raise SessionError(f"an instance is called {name!r} already; choose another name")
         component = Component.of(type(target))
         member = Member(self._url, name, namespace=self._namespace, tls=_tls(self.config))
+        member.connection.largest_payload = self._largest_payload
         member.outbox = self._sender(name, member)
         instance = Instance(component, target, member, drain_timeout=self.config.session.stop_timeout)
         member.open()

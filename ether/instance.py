@@ -633,6 +633,7 @@ class Instance:
                     continue
                 number = self._numbers.get(output.topic, 0)
                 payload = self._signer.encode(value, number, clock.now())
+                self.member.connection.check_size(output.topic, payload)  # before it has a number and is kept
                 self._numbers[output.topic] = number + 1
                 self._send(output, payload, number, 1)
 
@@ -684,8 +685,9 @@ class Instance:
         number = self._numbers.get(output.topic, 0)
         envelope = Envelope(self.name, self.member.boot, number, batch.times, k=count)
         payload = codecs.encode(batch.fields, envelope)
-        self._numbers[output.topic] = number + count
         batch.times = []
+        self.member.connection.check_size(output.topic, payload)
+        self._numbers[output.topic] = number + count
         self._send(output, payload, number, count)
 
     def publishing(self, method: Method, result: Any) -> Any:

@@ -25,7 +25,7 @@ from ether import clock, topics
 from ether.errors import BrokerError, PayloadError
 from ether.model import Message
 
-__all__ = ["Address", "Connection", "Receipt", "Tls"]
+__all__ = ["MAX_PAYLOAD", "Address", "Connection", "Driven", "Receipt", "Tls"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _READ_AHEAD = 256 * 1024
 _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
 _PUBLISH, _DUP, _DISCONNECT = 0x30, 0x08, 0xE0
-_MAX_PAYLOAD = 268_435_455 - 65_539
+MAX_PAYLOAD = 268_435_455 - 65_539
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,17 @@ def _packet(head: int, body: bytes, payload: bytes) -> bytes:
         size.append(digit | 0x80 if left else digit)
         if not left:
             return b"".join((bytes([head]), size, body, payload))
+
+
+def _trust(address: Address, tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.cert:
+            context.load_cert_chain(tls.cert, tls.key)
+    except (OSError, ssl.SSLError) as exc:
+        raise BrokerError(f"tls of {address}: {exc}; check the paths under broker.tls") from exc
+    context.check_hostname = not tls.insecure
+    return context
 
 
 class _ReadAhead:
@@ -338,6 +349,8 @@ class Connection:
         self.on_up: Callable[[bool], None] = lambda session_present: None
         self.on_down: Callable[[str], None] = lambda reason: None
         self.manual_ack = manual_ack
+        self.largest_payload = MAX_PAYLOAD
+        """Bytes; less where the broker is known to refuse more. It would end the connection, again and again."""
         self._generation = 0
         self._filters: dict[str, int] = {}
         self._granted: dict[int, threading.Event] = {}
@@ -371,19 +384,9 @@ class Connection:
         if self.address.user is not None:
             client.username_pw_set(self.address.user, self.address.password)
         if self.address.secure or tls is not None:
-            self._trust(client, tls or Tls())
+            client.tls_set_context(_trust(self.address, tls or Tls()))
         client.connect_async(self.address.host, self.address.port, keepalive=_KEEPALIVE_S)
         return client
-
-    def _trust(self, client: _Client, tls: Tls) -> None:
-        try:
-            context = ssl.create_default_context(cafile=tls.ca)
-            if tls.cert:
-                context.load_cert_chain(tls.cert, tls.key)
-        except (OSError, ssl.SSLError) as exc:
-            raise BrokerError(f"tls of {self.address}: {exc}; check the paths under broker.tls") from exc
-        context.check_hostname = not tls.insecure
-        client.tls_set_context(context)
 
     @property
     def connected(self) -> bool:
@@ -459,7 +462,7 @@ class Connection:
 
         Raises:
             BrokerError: the connection is closed for good.
-            PayloadError: larger than MQTT allows.
+            PayloadError: larger than MQTT, or this broker, takes.
         """
         client = self._client
         window = _WINDOW if qos < 2 else _WINDOW_QOS_2
@@ -468,16 +471,21 @@ class Connection:
         if self._closing.is_set():
             raise BrokerError(f"{self.client_id}: the connection to {self.address} is closed; {topic!r} was not sent")
         full_topic = topics.join(self.namespace, topic)
-        if len(payload) > _MAX_PAYLOAD:
-            raise PayloadError(
-                f"{topic!r}: {len(payload)} bytes; MQTT carries {_MAX_PAYLOAD} at most, so send it in parts"
-            )
+        self.check_size(topic, payload)
         if qos < 2:
             return client.send(full_topic.encode(), payload, qos, retain)
         rc = client.publish(full_topic, payload, qos, retain).rc
         if rc not in (MQTTErrorCode.MQTT_ERR_SUCCESS, MQTTErrorCode.MQTT_ERR_NO_CONN):
             raise BrokerError(f"{self.client_id}: could not send to {topic!r}: {rc.name}")
         return True
+
+    def check_size(self, topic: str, payload: bytes) -> None:
+        """Raise PayloadError for what is larger than MQTT, or this broker, takes."""
+        if len(payload) > self.largest_payload:
+            who = "MQTT carries" if self.largest_payload == MAX_PAYLOAD else f"the broker {self.address} takes"
+            raise PayloadError(
+                f"{topic!r}: {len(payload)} bytes; {who} {self.largest_payload} at most, so send it in parts"
+            )
 
     def _wait_for_room(self, window: int) -> None:
         started = clock.monotonic()
@@ -619,6 +627,139 @@ class Connection:
             self.on_message(Message(topics.strip(self.namespace, topic), payload, qos, retain, dup), receipt)
         except Exception:
             logger.exception("%s: an error in the callback for a message on %r", self.client_id, topic)
+
+
+class Driven:
+    """One MQTT connection without a thread: it moves while its owner waits, and is over when either side ends it.
+
+    For whoever looks at the broker itself; whoever publishes and subscribes wants a `Connection`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        client_id: str,
+        *,
+        level: int = 4,
+        persistent: bool = False,
+        acknowledges: bool = True,
+        will: str | None = None,
+        tls: Tls | None = None,
+    ) -> None:
+        """Prepare a connection.
+
+        Args:
+            level: of the protocol: 4 is MQTT 3.1.1, 5 is MQTT 5.
+            acknowledges: False leaves what it receives unacknowledged.
+            will: topic of a last will.
+        """
+        self.address = Address.parse(url)
+        self.messages: list[Message] = []
+        self.ended = ""
+        """Why it is over."""
+        self._up = False
+        self._granted: dict[int, bool] = {}
+        self._unacknowledged = 0
+        self._client = client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=client_id,
+            clean_session=None if level == 5 else not persistent,
+            protocol=MQTTProtocolVersion(level),
+            reconnect_on_failure=False,
+            manual_ack=not acknowledges,
+        )
+        client.max_inflight_messages_set(100)
+        client.on_connect = self._connected
+        client.on_disconnect = lambda _c, _u, _flags, reason, _p: self._end(str(reason))
+        client.on_message = lambda _c, _u, got: self.messages.append(
+            Message(got.topic, bytes(got.payload), got.qos, got.retain, got.dup)
+        )
+        client.on_publish = self._acknowledged
+        client.on_subscribe = self._subscribed
+        client.on_socket_open = lambda _c, _u, sock: _no_delay(sock)
+        if will is not None:
+            client.will_set(will, b"gone", qos=1)
+        if self.address.user is not None:
+            client.username_pw_set(self.address.user, self.address.password)
+        if self.address.secure or tls is not None:
+            client.tls_set_context(_trust(self.address, tls or Tls()))
+
+    def open(self, timeout: float) -> Driven:
+        """Connect, or raise BrokerError within `timeout` seconds."""
+        self._client.connect_timeout = timeout
+        try:
+            # Longer than we wait for anything; it is also how long paho lets a TLS handshake take.
+            self._client.connect(self.address.host, self.address.port, keepalive=round(timeout) + 5)
+        except (OSError, ValueError) as exc:
+            raise BrokerError(f"no broker at {self.address}: {getattr(exc, 'strerror', None) or exc}") from exc
+        if not self.wait(lambda: self._up, timeout):
+            why = self.ended or f"it takes the connection and says nothing within {timeout:g} s"
+            self.drop()
+            raise BrokerError(f"no broker at {self.address}: {why}")
+        return self
+
+    def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Send and receive until a condition holds; False after `timeout` seconds, or once the connection is over."""
+        deadline = clock.monotonic() + timeout
+        while not condition():
+            left = deadline - clock.monotonic()
+            if left <= 0 or self.ended:
+                return False
+            rc = self._client.loop(min(left, 0.1))
+            if rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                self._end(rc.name)
+        return True
+
+    def subscribe(self, *filters: str, timeout: float) -> bool:
+        """Subscribe at QoS 1; False where the broker refuses one or ends the connection; BrokerError for no answer."""
+        rc, packet_id = self._client.subscribe([(each, 1) for each in filters])
+        if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or packet_id is None:
+            return False
+        if not self.wait(lambda: packet_id in self._granted, timeout) and not self.ended:
+            raise BrokerError(f"broker {self.address}: no answer to a subscription within {timeout:g} s")
+        return self._granted.get(packet_id, False)
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send at QoS 1; `flush` waits for the acknowledgement."""
+        self._unacknowledged += 1
+        self._client.publish(topic, payload, 1, retain)
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until all that was sent is acknowledged."""
+        return self.wait(lambda: not self._unacknowledged, timeout)
+
+    def close(self) -> None:
+        """Say goodbye."""
+        if not self.ended:
+            self._client.disconnect()
+            self.wait(lambda: False, 0.2)  # it is written now; the broker ends it
+        self.drop()
+
+    def drop(self) -> None:
+        """Vanish without a goodbye, as a machine that loses power does, only that the broker is told at once."""
+        sock = self._client.socket()
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]  # paho's SocketLike is a socket here
+            except OSError:
+                pass  # it is closed already
+        self._end("closed")
+        self._client._reset_sockets()  # noqa: SLF001 - paho leaves them to the garbage collector
+
+    def _end(self, reason: str) -> None:
+        self.ended = self.ended or reason
+
+    def _connected(self, _client: Any, _userdata: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._end(f"refused: {reason}")
+        else:
+            self._up = True
+
+    def _acknowledged(self, *_: Any) -> None:
+        self._unacknowledged -= 1
+
+    def _subscribed(self, _client: Any, _userdata: Any, packet_id: int, reasons: Any, _properties: Any) -> None:
+        self._granted[packet_id] = not any(reason.is_failure for reason in reasons)
 
 
 def _no_delay(sock: Any) -> None:

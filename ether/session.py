@@ -589,6 +589,7 @@ def main() -> None:
         return
     tls = Tls(**orders["tls"]) if orders["tls"] else None
     member = Member(orders["url"], name, namespace=orders["namespace"], tls=tls)
+    member.connection.largest_payload = orders["largest_payload"]
     client = Client(member.connection, name, member.boot)
     member.on_message = lambda message, receipt: client.take(message)
     if (given := orders["outbox"]) is not None:

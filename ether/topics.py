@@ -34,6 +34,7 @@ __all__ = [
     "parse",
     "pong",
     "portable",
+    "probe",
     "reply",
     "resend",
     "status",
@@ -85,6 +86,11 @@ def log(name: str) -> str:
 
 def stored(name: str) -> str:
     return f"ether/stored/{name}"
+
+
+def probe(token: str) -> str:
+    """Return the root of what somebody sends itself to learn about the broker."""
+    return f"ether/probe/{token}"
 
 
 def resend(topic: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ether.brokers.capabilities import MATTERS, QUEUE, BrokerCapabilities, advice, keeps_retained, measure
 from ether.brokers.child import ChildBroker
 from ether.brokers.embedded import Embedded
 from ether.brokers.external import External
@@ -14,15 +15,21 @@ from ether.errors import BrokerError
 
 __all__ = [
     "KINDS",
+    "MATTERS",
+    "QUEUE",
     "Broker",
+    "BrokerCapabilities",
     "ChildBroker",
     "Embedded",
     "External",
     "Mosquitto",
     "Security",
+    "advice",
     "choose",
     "find_mosquitto",
+    "keeps_retained",
     "manage_users",
+    "measure",
 ]
 
 

@@ -12,8 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
+
+import typer
 
 from ether import __version__
 from ether.cli import output
@@ -34,12 +36,24 @@ class Finding:
     advice: str = ""
 
 
-def doctor(json: AsJson = False) -> int:
-    """Check whether this machine is fit.
+def doctor(
+    broker: Annotated[
+        str | None, typer.Option("--broker", metavar="URL", help="Measure what this broker can do, and nothing else.")
+    ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", help="Below which the broker lets us in.")] = "",
+    ca: Annotated[str | None, typer.Option("--ca", metavar="PEM", help="Authority to trust, for mqtts.")] = None,
+    json: AsJson = False,
+) -> int:
+    """Check whether this machine is fit, or a broker.
 
-    Python, packages, broker, data folder, disk, running sessions. Exit 1 if something must be mended.
+    Python, packages, broker, data folder, disk, running sessions. With --broker: what it keeps, queues, delivers and
+    refuses, tried out for some seconds on topics of our own; sessions remember it for a week. Exit 1 if something must
+    be mended, 4 if there is no broker.
     """
-    findings = [*_python(), *_packages(), *_mosquitto(), *_data(), *_runtime(), *_broker()]
+    if broker is not None:
+        findings = [*_measured(broker, namespace, ca)]
+    else:
+        findings = [*_python(), *_packages(), *_mosquitto(), *_data(), *_runtime(), *_broker()]
     if json:
         for finding in findings:
             output.as_json(asdict(finding))
@@ -131,9 +145,57 @@ def _broker() -> Iterator[Finding]:
     if "://" not in url:
         return
     reached = _reach(url)
-    advice = "" if reached is None else "is it running? `ether broker` starts one; or unset ETHER_BROKER"
+    advice = "`ether doctor --broker URL` measures what it can do"
+    if reached is not None:
+        advice = "is it running? `ether broker` starts one; or unset ETHER_BROKER"
     found = _plain(url) if reached is None else f"{_plain(url)}: {reached}"
     yield Finding("ETHER_BROKER", "ok" if reached is None else "failed", found, advice)
+
+
+_NEEDED = ("retained", "wildcard_retained")
+_MEASURED = {
+    "retained": "retained messages",
+    "wildcard_retained": "retained, by wildcard",
+    "queued": "queue while away",
+    "redelivered": "sent again",
+    "marked_duplicate": "marked as duplicate",
+    "will": "last will",
+    "shared": "shared subscriptions",
+    "overlapping_copies": "overlapping copies",
+    "largest_payload": "largest payload",
+    "drops_counted": "counts what it drops",
+}
+
+
+def _measured(url: str, namespace: str, ca: str | None) -> Iterator[Finding]:
+    from ether.brokers import advice, measure
+    from ether.mqtt import Tls
+
+    found = measure(url, namespace=namespace, tls=Tls(ca) if ca else None)
+    yield Finding("broker", "ok", f"{found.address}, {found.version or 'of no known version'}")
+    yield Finding("protocol", "ok", "MQTT 5" if found.level == 5 else "MQTT 3.1.1")
+    lacking = advice(found)
+    told: set[str] = set()
+    for name, subject in _MEASURED.items():
+        value, note = getattr(found, name), found.notes.get(name, "")
+        text = lacking.get("refused_payload" if name == "largest_payload" else name, "")
+        if value is None:
+            if note:  # else it depends on one above
+                yield Finding(subject, "warning", "not measured", "as above" if note in told else note)
+            told.add(note)
+            continue
+        verdict: Literal["ok", "warning", "failed"] = "failed" if name in _NEEDED else "warning"
+        yield Finding(subject, verdict if text else "ok", _told(name, value, found.refused_payload, note), text)
+
+
+def _told(name: str, value: int | bool, refused: int | None, note: str) -> str:
+    from ether.brokers import QUEUE
+
+    if name == "queued":
+        return f"{value:,} of {QUEUE:,} messages"
+    if name == "largest_payload":
+        return f"{value:,} bytes; {refused:,} are refused" if refused else f"{value:,} bytes at least"
+    return ": ".join(filter(None, (output.shown(value), note)))
 
 
 def _reach(url: str) -> str | None:

@@ -273,7 +273,7 @@ class Ingest:
 
     def _is_news(self, topic: str, reserved: topics.Reserved, payload: bytes, flags: int) -> bool:
         """Return whether a message of the reserved tree says something new."""
-        if reserved.kind in ("stored", "pong"):
+        if reserved.kind in ("stored", "pong", "probe"):
             return False
         if reserved.kind == "command" and reserved.name == NAME and reserved.verb == "confirm":
             self._take_question(payload)

@@ -185,6 +185,7 @@ def test_what_is_stored(desk: Desk) -> None:
         Message("ether/status/oven", b'{"state":"ready","boot":"b","t":3}', 1),
         Message("ether/about/oven", about, 1), Message("ether/about/oven", about, 1, True),
         Message("ether/stored/oven", b"{}", 0), Message("ether/log/oven", b"{}", 0), Message("ether/run", b"", 1),
+        Message("ether/probe/1f/queued", b"7", 1),
     ):  # fmt: skip
         desk.take(message)
     desk.take(Message("ether/command/recorder/stop", b"{}", 1), 5)

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from typing import Any
 
 import pydantic_core
@@ -23,6 +23,7 @@ __all__ = [
     "envelope_of",
     "fields_of",
     "is_binary",
+    "part",
     "to_json",
     "unpack",
     "with_envelope",
@@ -223,6 +224,28 @@ def unpack(fields: dict[str, Any], envelope: Envelope) -> Iterator[tuple[dict[st
             _nth(envelope.t, envelope.dt, place), _nth(envelope.ms, envelope.dt, place), replay=envelope.replay,
         )  # fmt: skip
         yield {name: items[place] for name, items in fields.items()}, facts
+
+
+def part(payload: bytes, first: int, last: int) -> bytes:
+    """Return the readings with numbers `first` to `last` of a batch, as a batch.
+
+    Raises:
+        PayloadError: it is no batch that can be parted.
+    """
+    content, envelope = decode(payload)
+    if envelope is None or envelope.k is None:
+        raise PayloadError("no batch")
+    low, high = first - envelope.n, last - envelope.n + 1
+    chosen: dict[str, Any] = {}
+    for name, items in content.items():
+        if not hasattr(items, "__len__") or isinstance(items, (str, bytes, dict)) or len(items) != envelope.k:
+            raise PayloadError(f"field {name!r} of a batch of {envelope.k} is no array of {envelope.k}")
+        chosen[name] = items[low:high]
+    times: dict[str, Any] = {}
+    for key in ("t", "ms"):
+        found = getattr(envelope, key)
+        times[key] = found[low:high] if isinstance(found, list) else _nth(found, envelope.dt, low)
+    return encode(chosen, replace(envelope, n=first, k=high - low, **times))
 
 
 def _nth(times: float | list[float] | None, spacing: float | None, place: int) -> float | None:

@@ -32,6 +32,8 @@ class Track:
     """The recorder saw the publisher start, so numbers begin at 0; otherwise at the first one received."""
     last: int | None = None
     """What the publisher said at its end to be its last number."""
+    mark: int | None = None
+    """The publisher said that it can send nothing below this number again."""
 
     def take(self, first: int, last: int) -> bool:
         """Note that `first` to `last` came; False where all of them had come before."""
@@ -46,6 +48,17 @@ class Track:
             return False
         self._merge(place, first, last)
         return True
+
+    def lacking(self, first: int, last: int) -> list[list[int]]:
+        """Return what has not come yet of `first` to `last`, as ``[first, last]``, ascending."""
+        found = []
+        for low, high in self.spans[max(0, bisect_right(self.spans, first, key=lambda span: span[0]) - 1) :]:
+            if low > last:
+                break
+            if low > first:
+                found.append([first, low - 1])
+            first = max(first, high + 1)
+        return [*found, [first, last]] if first <= last else found
 
     def _merge(self, place: int, first: int, last: int) -> None:
         spans = self.spans
@@ -74,8 +87,19 @@ class Track:
     def missing(self) -> int:
         return sum(last - first + 1 for first, last in self.holes())
 
+    def wanted(self) -> list[list[int]]:
+        """Return the holes that the publisher may be able to mend."""
+        if self.mark is None:
+            return self.holes()
+        found = [[max(first, self.mark), last] for first, last in self.holes() if last >= self.mark]
+        if not self.fresh and self.spans and self.spans[0][0] > self.mark:
+            found.insert(0, [self.mark, self.spans[0][0] - 1])
+        return found
+
     def watermark(self) -> int | None:
-        """Return the number up to which nothing is missing; None where the first is."""
+        """Return the number up to which nothing is missing from the mark on; None where the first is."""
+        if self.mark is not None and self.spans:
+            return next((last for first, last in self.spans if first <= self.mark <= last), self.mark - 1)
         if not self.spans or (self.fresh and self.spans[0][0] > 0):
             return None
         return self.spans[0][1]
@@ -95,6 +119,12 @@ class Account:
         key = (envelope.by, envelope.b, topic)
         track = self.tracks.get(key) or self.open(key)
         return track.take(envelope.n, envelope.n + readings_in(envelope) - 1)
+
+    def lacking(self, topic: str, envelope: Envelope) -> list[list[int]]:
+        """Return what of a message has not come yet, as ``[first, last]``."""
+        first, last = envelope.n, envelope.n + readings_in(envelope) - 1
+        track = self.tracks.get((envelope.by, envelope.b, topic))
+        return [[first, last]] if track is None else track.lacking(first, last)
 
     def again(self, by: str, boot: str, topic: str, count: int) -> None:
         """Note duplicates that were counted elsewhere."""

@@ -23,13 +23,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ether import clock, process, topics
-from ether.errors import BrokerError, EtherError, JournalError
+from ether import clock, codecs, process, topics
+from ether.errors import BrokerError, EtherError, JournalError, PayloadError
 from ether.journal import Journal, Record
 from ether.member import Member, new_boot
-from ether.model import About, Message, State
+from ether.model import About, Envelope, Message, State
 from ether.mqtt import Receipt, Tls
-from ether.recorder.account import Account, numbering
+from ether.recorder.account import Account, numbering, readings_in
 from ether.recorder.entries import DUP, RESENT, RETAIN, Entry, Kind, data_topic, head, journal_folder, note, unpack
 from ether.recorder.marker import Marker, hold
 from ether.recorder.redact import redacted
@@ -248,6 +248,8 @@ class Ingest:
             if flags & RETAIN or not self._records(topic):
                 return
             envelope = numbering(payload)
+            if envelope is not None and envelope.k and self._append_part(item, topic, envelope):
+                return
             if envelope is not None:
                 if not self.account.take(topic, envelope):
                     self._again[envelope.by, envelope.b, topic] += 1
@@ -261,6 +263,22 @@ class Ingest:
         self._journal.append(head(Kind.MESSAGE, flags, item.t_recv, item.t_mono, topic), payload)
         self.counts["recorded"] += 1
         self.counts["bytes"] += len(payload)
+
+    def _append_part(self, item: Item, topic: str, envelope: Envelope) -> bool:
+        """Append what is new of a batch that overlaps with an earlier one; False where it is all new, or none of it.
+
+        A device may cut its batches differently when it sends again.
+        """
+        spans = self.account.lacking(topic, envelope)
+        if not spans or spans == [[envelope.n, envelope.n + readings_in(envelope) - 1]]:
+            return False
+        try:
+            parts = [codecs.part(item.payload, first, last) for first, last in spans]
+        except PayloadError:
+            return False  # it cannot be told apart: better twice than not at all
+        for part in parts:
+            self._append(item._replace(payload=part, receipt=None))
+        return True
 
     def _records(self, topic: str) -> bool:
         """Return whether a data topic is wanted."""
@@ -294,7 +312,12 @@ class Ingest:
         """A publisher asks what is durable: it is told with this commit, all of it, and what is missing at once."""
         with contextlib.suppress(ValueError, TypeError, KeyError):  # a stranger's words
             question = json.loads(payload)
-            self._asked[str(question["by"]), str(question["boot"])] = question["id"]
+            by, boot = str(question["by"]), str(question["boot"])
+            self._asked[by, boot] = question["id"]
+            for topic, mark in dict(question.get("from", {})).items():
+                track = self.account.tracks.get((by, boot, topic))
+                if track is not None and type(mark) is int:
+                    track.mark = max(mark, track.mark or 0)
 
     def _heard(self, name: str, payload: bytes, replay: bool) -> bool:
         """Take a status into account; False for a heartbeat or an unchanged replay."""
@@ -383,9 +406,9 @@ class Ingest:
                 if key[:2] in asked or self._watermarks.get(key) != watermark:
                     self._watermarks[key] = watermark
                     content["topics"][key[2]] = watermark
-                if track.spans[0][0]:
+                if track.spans[0][0] and track.mark is None:
                     content.setdefault("first", {})[key[2]] = track.spans[0][0]
-            holes = track.holes()
+            holes = track.wanted()
             since, _ = self._holes.pop(key, (now, holes))
             if holes:
                 if key[:2] in asked or now - since >= _HOLE_S:

@@ -225,3 +225,35 @@ def test_ingest_stays_small() -> None:
     code = "import sys, ether.recorder.ingest; print(sorted({'numpy', 'h5py', 'pandas'} & set(sys.modules)))"
 
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def batch(first: int, last: int) -> Message:
+    values = list(range(first, last + 1))
+    times = [float(value) for value in values]
+    return Message("lab/oven", codecs.encode({"a": values}, Envelope("oven", "b1", first, None, times, len(values))), 1)
+
+
+def test_a_batch_cut_differently_is_stored_once(desk: Desk) -> None:
+    for message in (batch(0, 3), batch(6, 7), batch(2, 9)):
+        desk.take(message)
+    desk.wait("confirm", lambda detail: detail[1]["topics"] == {"lab/oven": 9})
+
+    found = [codecs.decode(payload) for _, payload in desk.stored()]
+    assert [fields["a"] for fields, _ in found] == [[0, 1, 2, 3], [6, 7], [4, 5], [8, 9]]
+    assert [(envelope.n, envelope.ms) for _, envelope in found if envelope is not None][2:] == [
+        (4, [4, 5]),
+        (8, [8, 9]),
+    ]
+    assert desk.ingest.account.missing() == 0
+
+
+def test_who_asks_from_a_number_on_is_not_told_of_holes_below(desk: Desk) -> None:
+    for number in (0, 1, 5, 6, 8):
+        desk.take(reading(number))
+    desk.take(Message("ether/command/recorder/confirm", b'{"by":"oven","boot":"b1","id":1,"from":{"lab/oven":5}}', 1))
+
+    said = desk.wait("confirm", lambda detail: detail[1].get("asked") == 1)[1]
+
+    assert said["topics"] == {"lab/oven": 6}
+    assert said["missing"] == {"lab/oven": [[7, 7]]}
+    assert desk.ingest.account.missing() == 4

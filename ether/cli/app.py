@@ -20,9 +20,11 @@ from ether.cli import (
     demo,
     doctor,
     down,
+    export,
     info,
     init,
     output,
+    plot,
     ps,
     replay,
     run_verbs,
@@ -63,6 +65,8 @@ app.add_typer(run_verbs.app, name="run")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
 app.command("replay")(replay.replay)
+app.command("export")(export.export)
+app.command("plot")(plot.plot)
 app.add_typer(broker.app, name="broker")
 app.command("schema")(schema.schema)
 app.command("doctor")(doctor.doctor)
@@ -170,6 +174,6 @@ def _tell_usage(exc: BaseException) -> int:
         word = message.split("'")[1]
         message = f"no verb `{word}`{suggest(word, ctx.command.commands) or '; `ether --help` lists them'}"
     elif ctx is not None:
-        message = f"{message.rstrip('.')}; see `{ctx.command_path} --help`"
+        message = f"{' '.join(message.split()).rstrip('.')}; see `{ctx.command_path} --help`"
     output.complain(message[0].lower() + message[1:])
     return 2

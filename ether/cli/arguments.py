@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["AsJson", "ConfigFile", "For", "Overrides", "RecordingFile", "moment", "pairs", "seconds"]
+from ether.errors import RecordingError
+
+__all__ = [
+    "AsJson",
+    "ConfigFile",
+    "During",
+    "For",
+    "From",
+    "Overrides",
+    "RecordingFile",
+    "Until",
+    "choosing",
+    "moment",
+    "pairs",
+    "seconds",
+]
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON for programs; one object a line where there are several.")]
 ConfigFile = Annotated[Path, typer.Argument(metavar="FILE", help="The session's YAML.")]
@@ -17,6 +34,12 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key: instances.oven.kwargs.period=2. Repeatable."),
 ]
 RecordingFile = Annotated[Path, typer.Argument(metavar="FILE", help="The recording.")]
+During = Annotated[str | None, typer.Option("--run", metavar="RUN", help="Only during this run: name, number or id.")]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="TIME", help="11:28 of its first day, a date and time, or 90s from its begin."),
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="As --from; not included.")]
 For = Annotated[str | None, typer.Option("--for", metavar="DURATION", help="End by itself after 10s, 5min, 2h.")]
 
 
@@ -69,3 +92,12 @@ def moment(text: str | None, option: str, begin: float) -> float | None:
         raise typer.BadParameter(
             f"{text!r} is no time; write 11:28, 2026-01-16T11:28:42, or 90s after the begin", param_hint=option
         ) from None
+
+
+@contextmanager
+def choosing(file: Path) -> Iterator[None]:
+    """Turn a topic, field or run that a recording has not into one line."""
+    try:
+        yield
+    except KeyError as exc:
+        raise RecordingError(f"{file}: {exc.args[0]}") from exc

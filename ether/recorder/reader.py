@@ -6,7 +6,7 @@ import difflib
 import functools
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from os import PathLike
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import h5py
 import numpy as np
 
-from ether import clock
+from ether import clock, topics
 from ether.errors import RecordingError
 from ether.model import Annotation, Run, State, Status
 from ether.recorder import layout
@@ -42,6 +42,7 @@ __all__ = [
     "open_recording",
 ]
 
+_FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
 _CHUNK_BYTES = 16 << 20
 _TEXT_BYTES = 100  # of a text, with what Python and numpy add to it: a guess to choose the size of a piece by
 
@@ -59,6 +60,12 @@ class Field:
     """Shape of one reading; None where it varies."""
     column: str = ""
     """Name of the dataset, which differs from `name` where that is a name of ours."""
+    dtype: str = ""
+    """Type of an array's elements, as numpy names it: ``float32``; empty where `kind` is another."""
+    ndim: int = 0
+    """Dimensions of one reading; 1 for lists, 2 for grey images."""
+    optional: bool = False
+    """Not every reading has a value."""
 
 
 class Recorded(NamedTuple):
@@ -269,20 +276,53 @@ class Recording(Mapping[str, "Stream"]):
         ]
         return found
 
-    def align(self, *topics: str | Stream, tolerance: str | float) -> Aligned:
+    def spans(self, run: Run | str | None = None, start: Any = None, end: Any = None) -> list[tuple[int, int]]:
+        """Return the stretches of time that a run, or all runs of a name, and two times have in common.
+
+        Each is (begin, end) in ns since the Unix epoch, the end excluded; for times see `Stream.between`.
+
+        Raises:
+            KeyError: no such run.
+            ValueError: `start` or `end` is no time.
+        """
+        low = _FIRST_NS if start is None else _to_ns(start)
+        high = _LAST_NS if end is None else _to_ns(end)
+        runs = [] if run is None else [run] if isinstance(run, Run) else self.runs_named(run)
+        spans = [(_to_ns(each.started), _LAST_NS if each.stopped is None else _to_ns(each.stopped)) for each in runs]
+        cut = [(max(low, first), min(high, last)) for first, last in spans] if runs else [(low, high)]
+        return [(first, last) for first, last in cut if first < last]
+
+    def streams(
+        self, topic_filters: Sequence[str] = (), run: Run | str | None = None, start: Any = None, end: Any = None
+    ) -> list[Stream]:
+        """Return the streams whose topics match one of the filters (none: all), cut as `spans` says.
+
+        Raises:
+            KeyError: a filter matches nothing, or there is no such run.
+        """
+        for each in topic_filters:
+            if not any(topics.matches(each, topic) for topic in self):
+                self[each]  # says what there is
+        chosen = [self[topic] for topic in self if not topic_filters or topics.matches_any(topic_filters, topic)]
+        if run is None and start is None and end is None:
+            return chosen
+        spans = self.spans(run, start, end)
+        return [stream.within(spans) for stream in chosen]
+
+    def align(self, *of: str | Stream, tolerance: str | float) -> Aligned:
         """Return readings of several topics side by side: a row for each reading of the first one, in order of time.
 
         Beside it stands the reading of each other topic that is nearest in time, none where it is further away.
 
         Args:
-            topics: topics, or streams of this recording, such as slices of them.
+            of: topics, or streams of this recording, such as slices of them.
             tolerance: how far, at most: ``50ms``, ``2s``, or seconds.
 
         Raises:
             KeyError: no such topic.
             ValueError: a topic is given twice, none is given, or the tolerance is no duration.
         """
-        streams = [self[each] if isinstance(each, str) else each for each in topics]
+        streams = [self[each] if isinstance(each, str) else each for each in of]
         names = [stream.topic for stream in streams]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"align wants different topics, got {', '.join(map(repr, names)) or 'none'}")
@@ -314,6 +354,16 @@ class Recording(Mapping[str, "Stream"]):
         from ether.recorder.verify import verify
 
         return verify(self.path)
+
+    def export(
+        self, to: str, path: str | PathLike[str] | None = None, *, topics: Sequence[str] = (),
+        run: Run | str | None = None, start: Any = None, end: Any = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Path:  # fmt: skip
+        """Write the readings for other programs; see `ether.recorder.export.export`."""
+        from ether.recorder.export import export
+
+        return export(self, to, path, topics=topics, run=run, start=start, end=end, progress=progress)
 
     def info(self) -> dict[str, Any]:
         """Return what the recording holds, in short, fit for JSON."""
@@ -452,12 +502,18 @@ class Stream(Table):
                 public = layout.field_name(column)
                 if column != name:
                     if column not in self._group:  # nothing but None so far
-                        found[public] = Field(public, "float", column=column)
+                        found[public] = Field(public, "float", column=column, optional=True)
                     continue
+                kind = str(dataset.attrs["kind"])
+                ndim = dataset.ndim - 1
                 ragged = column + OFFSETS in self._group
+                if ragged:
+                    shapes = self._group.get(column + SHAPE)
+                    ndim = 0 if kind == "bytes" else 1 if shapes is None else shapes.shape[1]
                 found[public] = Field(
-                    public, str(dataset.attrs["kind"]), str(dataset.attrs.get("units", "")),
-                    str(dataset.attrs.get("description", "")), None if ragged else dataset.shape[1:], column,
+                    public, kind, str(dataset.attrs.get("units", "")), str(dataset.attrs.get("description", "")),
+                    None if ragged else dataset.shape[1:], column, dataset.dtype.name if kind == "array" else "", ndim,
+                    column + MASK in self._group,
                 )  # fmt: skip
         return found
 
@@ -489,26 +545,18 @@ class Stream(Table):
 
     def between(self, start: Any = None, end: Any = None) -> Stream:
         """Return the readings from `start` (included) to `end` (excluded); None is open."""
-        if start is None and end is None:
-            return self
-        time = self._column("time")
-        chosen = np.ones(len(time), bool)
-        if start is not None:
-            chosen &= time >= _to_ns(start)
-        if end is not None:
-            chosen &= time < _to_ns(end)
-        return self.take(np.flatnonzero(chosen))
+        return self.within(self.recording.spans(None, start, end))
 
     def during(self, run: Run | str) -> Stream:
-        """Return the readings taken during a run, or during all runs of a name, number or id; see `runs_named`."""
-        runs = [run] if isinstance(run, Run) else self.recording.runs_named(run)
-        spans = [(each.started, each.stopped) for each in runs]
-        if len(spans) == 1:
-            return self.between(*spans[0])
+        """Return the readings taken during a run, or during all runs of a name; see `Recording.runs_named`."""
+        return self.within(self.recording.spans(run))
+
+    def within(self, spans: Sequence[tuple[int, int]]) -> Stream:
+        """Return the readings of some stretches of time, as `Recording.spans` gives them."""
         time = self._column("time")
         chosen = np.zeros(len(time), bool)
-        for start, end in spans:
-            chosen |= (time >= _to_ns(start)) & (time < (_to_ns(end) if end is not None else np.iinfo("<i8").max))
+        for first, last in spans:
+            chosen |= (time >= first) & (time < last)
         return self.take(np.flatnonzero(chosen))
 
     def take(self, rows: np.ndarray) -> Stream:

@@ -39,6 +39,12 @@ def _missing(what: str) -> None:
     pytest.skip(f"{what} is missing")
 
 
+@pytest.fixture(scope="session")
+def missing() -> Callable[[str], None]:
+    """Say that a tool is missing: the test is skipped, or fails where everything must be there."""
+    return _missing
+
+
 def _until(condition: Callable[[], Any], timeout: float = 5.0, what: str = "") -> None:
     """Return as soon as the condition holds; fail after `timeout` seconds."""
     deadline = time.monotonic() + timeout

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import itertools
 import math
 import sys
 import typing
@@ -604,6 +605,30 @@ def _is_running_script(name: str) -> bool:
         return False
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None and Path(spec.origin).resolve() == Path(file).resolve()
+
+
+def parameter_names(target: type) -> Iterator[str]:
+    """Yield the names that positional arguments of a class go by: its parameters', then ``3``, ``4`` … by place."""
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except (ValueError, TypeError):  # written in C
+        parameters = []
+    names = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    yield from names
+    yield from map(str, itertools.count(len(names)))
+
+
+def source_of(target: type) -> tuple[Path, bytes] | None:
+    """Return the file that a class was read from, and what is in it now; None where there is none."""
+    try:
+        if target.__module__ == "__main__":  # a class of the script that began the session has come here by value
+            codes = [inspect.unwrap(each).__code__ for each in vars(target).values() if inspect.isfunction(each)]
+            file = next((code.co_filename for code in codes if Path(code.co_filename).is_file()), None)
+        else:
+            file = inspect.getsourcefile(target)
+        return None if file is None else (Path(file).absolute(), Path(file).read_bytes())
+    except (OSError, TypeError):
+        return None
 
 
 def bind(target: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -29,7 +29,7 @@ from urllib.parse import quote
 import ether as package
 from ether import brokers, clock, codecs, process, runtime, topics
 from ether.client import Client
-from ether.component import Component, check, load_class, registry_marks
+from ether.component import Component, check, load_class, registry_marks, source_of
 from ether.config import Config
 from ether.config import Instance as InstanceConfig
 from ether.errors import BrokerError, ConfigError, EtherError, SessionError, StartError
@@ -47,6 +47,7 @@ logger = logging.getLogger("ether")
 
 _GONE = (State.LOST, State.DISCONNECTED)
 _RECORDER_SEALS_S = 120.0
+_SOURCE_BYTES = 1_000_000
 _RECORDER_PATIENCE_S = 2.0
 _OUTBOX_S = 5.0
 _OURS = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
@@ -416,6 +417,7 @@ class Host:
         target = self.config.classes.get(instance.class_path) or load_class(instance.class_path)
         if Component.of(target, registry_marks(entry.methods if entry else {})).hooks("safe"):
             self._safe_within[name] = instance.health.safe_within
+        shown = self.config.resolved()["instances"][key]
         orders: dict[str, Any] = {
             "name": name,
             "url": url,
@@ -426,7 +428,7 @@ class Host:
             "class_path": instance.class_path,
             "args": instance.args,
             "kwargs": instance.kwargs,
-            "shown_kwargs": self.config.resolved()["instances"][key].get("kwargs", {}),
+            "shown": {name: shown[name] for name in ("args", "kwargs") if name in shown},
             "pickled": "",
             "marks": entry.methods if entry else {},
             "outbox": self._outbox(name),
@@ -944,7 +946,19 @@ def _provenance(config: Config) -> dict[str, Any]:
         "user": _user(),
         "packages": _packages(),
         "git": _git(),
+        "sources": _sources(config),
     }
+
+
+def _sources(config: Config) -> dict[str, dict[str, str]]:
+    """Return the files that hold the instances' classes, by their checksum."""
+    found = {}
+    for path in {instance.class_path for instance in config.instances.values()}:
+        source = source_of(config.classes.get(path) or load_class(path))
+        if source is not None:
+            text = source[1][:_SOURCE_BYTES].decode(errors="replace")
+            found[f"sha256:{sha256(source[1]).hexdigest()}"] = {"file": str(source[0]), "text": text}
+    return found
 
 
 def _packages() -> dict[str, str]:

@@ -14,15 +14,14 @@ import socket
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ether
 from ether import clock, codecs, topics
-from ether.component import Component, Method, Output
+from ether.component import Component, Method, Output, parameter_names, source_of
 from ether.decorators import HOOKS
 from ether.errors import FieldError, PayloadError
 from ether.member import Member
@@ -87,8 +86,8 @@ class Instance:
     """One running component, on a member that is its voice."""
 
     def __init__(
-        self, component: Component, target: Any, member: Member, *, kwargs: dict[str, Any] | None = None,
-        drain_timeout: float = 10.0,
+        self, component: Component, target: Any, member: Member, *, args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None, drain_timeout: float = 10.0,
     ) -> None:  # fmt: skip
         """Adopt `target`; nothing is subscribed or sent before `open`.
 
@@ -96,7 +95,8 @@ class Instance:
             component: what the target's class declares.
             target: the user's object; its publishing methods are shadowed on the object itself, never on its class.
             member: opened or not yet.
-            kwargs: constructor arguments, for the self-description.
+            args: constructor arguments, for the self-description.
+            kwargs: the same by name.
             drain_timeout: seconds that handling of delivered messages may take after a stop.
         """
         self.component = component
@@ -106,6 +106,7 @@ class Instance:
         self.take_first: Callable[[Message], bool] = lambda message: False
         """Asked first about each message, in the network thread; True if it is settled."""
         self.restart_asked = False
+        self._args = dict(zip(parameter_names(component.cls), args, strict=False))
         self._kwargs = kwargs or {}
         self._drain_timeout = drain_timeout
         self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
@@ -734,13 +735,16 @@ class Instance:
                 self._shadowed.append(name)
 
     def _describe(self) -> About:
+        source = source_of(self.component.cls)
         return About(
             self.name,
             class_name=f"{self.component.cls.__module__}.{self.component.cls.__qualname__}",
             host=socket.gethostname(),
             pid=os.getpid(),
             version=ether.__version__,
-            source=_source_digest(self.component.cls),
+            source=f"sha256:{sha256(source[1]).hexdigest()}" if source else "",
+            file=str(source[0]) if source else "",
+            args=self._args,
             kwargs=self._kwargs,
             publishes=self.component.publishes(),
             subscribes=self.component.subscribes(),
@@ -790,12 +794,3 @@ def _run_alone(awaitable: Any) -> Any:
 
 def _is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-
-
-def _source_digest(cls: type) -> str:
-    """Return ``sha256:…`` of the file a class was read from; empty where there is none."""
-    try:
-        path = inspect.getsourcefile(cls)
-        return f"sha256:{sha256(Path(path).read_bytes()).hexdigest()}" if path else ""
-    except (OSError, TypeError):
-        return ""

@@ -57,7 +57,9 @@ def read_about(name: str, payload: bytes) -> About | None:
     """Return a self-description from the wire; None for an empty payload and for what is none."""
     try:
         found = pydantic_core.from_json(payload)
-        keys = ("boot", "host", "pid", "version", "source", "kwargs", "publishes", "subscribes", "calls")
+        keys = (
+            "boot", "host", "pid", "version", "source", "file", "args", "kwargs", "publishes", "subscribes", "calls",
+        )  # fmt: skip
         return About(name, class_name=str(found.get("class", "")), **{key: found[key] for key in keys if key in found})
     except (ValueError, AttributeError, TypeError):
         return None

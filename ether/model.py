@@ -108,6 +108,10 @@ class About:
     version: str = ""
     source: str = ""
     """``sha256:…`` of the file the class was read from."""
+    file: str = ""
+    """Path of that file on `host`."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Positional arguments, by the names of their parameters."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     publishes: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Topic to ``{"fields": …, "every"?: seconds}``."""
@@ -147,6 +151,8 @@ class Annotation:
     tags: tuple[str, ...] = ()
     values: dict[str, Any] = field(default_factory=dict)
     by: str = ""
+    revision: int | None = None
+    """1, 2, 3 … for one that was added when the recording was finished."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -608,8 +608,8 @@ def main() -> None:
         component = Component.of(cls, registry_marks(orders["marks"]))
         args, kwargs = bind(cls, given, kwargs)
         target = cls(*args, **kwargs)
-        shown = json.loads(json.dumps(orders["shown_kwargs"], default=repr))
-        instance = Instance(component, target, member, kwargs=shown, drain_timeout=orders["drain_timeout"])
+        shown = json.loads(json.dumps(orders["shown"], default=repr))
+        instance = Instance(component, target, member, **shown, drain_timeout=orders["drain_timeout"])
         instance.take_first = client.take
         instance.share_numbers(client)
         if (hang_after := orders["hang_after"]) is not None:

@@ -49,6 +49,8 @@ def _show(report: Report) -> None:
             for tally in report.tallies
         ],
     )
+    if report.revisions:
+        output.line(f"revisions: {report.revisions}, up to sha256 {report.revisions_sha256}")
     for line in report.unproven:
         output.line(f"unproven: {line}")
     for line in report.damage:

@@ -211,10 +211,11 @@ def _annotations(recording: Recording, spans: list[tuple[int, int]]) -> Source:
             rows.append(
                 {
                     "time": begin, "end": end, "text": note.text, "tags": json.dumps(note.tags),
-                    "values": json.dumps(note.values), "by": note.by,
+                    "values": json.dumps(note.values), "by": note.by, "revision": note.revision,
                 }
             )  # fmt: skip
     kinds = {"time": "time", "end": "time", "text": "str", "tags": "json", "values": "json", "by": "str"}
+    kinds["revision"] = "int"
     return _table("annotations", kinds, rows)
 
 
@@ -230,12 +231,16 @@ def _table(title: str, kinds: dict[str, str], rows: list[dict[str, Any]]) -> Sou
         if kind == "time":
             columns[name] = np.array(values, "<i8").view("datetime64[ns]"), None
         elif kind == "int":
-            columns[name] = np.array(values, "<i8"), None
+            columns[name] = np.array([value or 0 for value in values], "<i8"), _valid(values)
         else:
-            valid = np.array([value is not None for value in values], bool)
-            columns[name] = np.array(values, object), None if valid.all() else valid
+            columns[name] = np.array(values, object), _valid(values)
     fields = [Field(name, kind, optional=columns[name][1] is not None) for name, kind in kinds.items()]
     return Source(title, title, fields, len(rows), lambda: iter([columns]), f"/{title}")
+
+
+def _valid(values: list[Any]) -> np.ndarray | None:
+    valid = np.array([value is not None for value in values], bool)
+    return None if valid.all() else valid
 
 
 def _ns(unix_s: float | None) -> int:

@@ -111,7 +111,7 @@ TABLES: dict[str, np.dtype[Any]] = {
     "provenance/instances": np.dtype(
         [
             ("t", "<i8"), ("name", _TEXT), ("boot", _TEXT), ("class", _TEXT), ("source", _TEXT), ("host", _TEXT),
-            ("pid", "<i8"), ("version", _TEXT), ("kwargs", _TEXT), ("about", _TEXT),
+            ("pid", "<i8"), ("version", _TEXT), ("file", _TEXT), ("args", _TEXT), ("kwargs", _TEXT), ("about", _TEXT),
         ]
     ),
     "checksums": np.dtype([("path", _TEXT), ("sha256", _TEXT)]),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import functools
+import getpass
 import importlib
 import json
+import logging
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,9 +22,10 @@ import numpy as np
 from ether import clock, topics
 from ether.errors import RecordingError
 from ether.model import Annotation, Run, State, Status
-from ether.recorder import layout
+from ether.recorder import layout, revisions
 from ether.recorder.entries import journal_folder
 from ether.recorder.layout import MASK, NONE_ID, NONE_NS, NULL, OFFSETS, REPLAY, SHAPE, VALID
+from ether.recorder.revisions import Revision
 from ether.recorder.seal import raw_payloads
 
 if TYPE_CHECKING:
@@ -41,6 +45,8 @@ __all__ = [
     "Table",
     "open_recording",
 ]
+
+logger = logging.getLogger(__name__)
 
 _FIRST_NS, _LAST_NS = -(1 << 63), (1 << 63) - 1
 _CHUNK_BYTES = 16 << 20
@@ -200,14 +206,57 @@ class Recording(Mapping[str, "Stream"]):
 
     @property
     def annotations(self) -> list[Annotation]:
-        """Annotations in the order they came."""
+        """Annotations in the order they came; last those that were added afterwards."""
         return [
             Annotation(
                 row["text"], row["t0"] / 1e9, _seconds(row["t1"]), tuple(map(str, json.loads(row["tags"]))),
                 _object(row["values"]), row["by"],
             )
             for row in self._rows("annotations")
-        ]  # fmt: skip
+        ] + [revision.annotation for revision in self.revisions]  # fmt: skip
+
+    @property
+    def revisions(self) -> list[Revision]:
+        """What was added to the finished recording, with who and when; see `annotate`."""
+        found, damage = revisions.read(self.path, self.content_sha256)
+        for line in damage:
+            logger.warning("%s; what follows is left out", line)
+        return found
+
+    def annotate(
+        self, text: str, *, at: Any = None, until: Any = None, tags: Sequence[str] = (),
+        values: Mapping[str, Any] | None = None, by: str | None = None,
+    ) -> Revision:  # fmt: skip
+        """Add a remark to a finished recording; returns when it is on disk.
+
+        The file stays as it was sealed: remarks lie beside it, in a file of their own, chained by checksums.
+
+        Args:
+            text: what is to be said.
+            at: when, as `Stream.between` takes times; by default the remark is about the whole recording.
+            until: end of an interval.
+            tags: words to find it by.
+            values: what JSON can hold.
+            by: who says it; by default the user of this machine.
+
+        Raises:
+            RecordingError: the recording is not finished, its revisions were altered, or nothing can be written.
+            ValueError: a time is none, or the interval ends before it begins.
+        """
+        if not self.content_sha256:
+            raise RecordingError(
+                f"{self.path}: not finished; while its session runs, remarks go there: `ether annotate TEXT`"
+            )
+        first, last = self.span_ns
+        begin = first if at is None else _to_ns(at)
+        end = _to_ns(until) if until is not None else last if at is None else None
+        if end is not None and end < begin:
+            raise ValueError("the interval ends before it begins")
+        author = by or f"{_user()}@{socket.gethostname()}"
+        known = dict(values or {})
+        json.dumps(known, allow_nan=False)
+        note = Annotation(text, begin / 1e9, None if end is None else end / 1e9, tuple(tags), known, author)
+        return revisions.append(self.path, self.content_sha256, note)
 
     @property
     def status(self) -> list[StatusChange]:
@@ -271,7 +320,7 @@ class Recording(Mapping[str, "Stream"]):
                 if dataset.shape == ():
                     found[name] = _any(dataset.asstr()[()])
         found["instances"] = [
-            {**row, "kwargs": _any(row["kwargs"]), "about": _any(row["about"])}
+            {**row, **{key: _any(row[key]) for key in ("args", "kwargs", "about") if key in row}}
             for row in self._rows("provenance/instances")
         ]
         return found
@@ -390,6 +439,7 @@ class Recording(Mapping[str, "Stream"]):
             "publishers": sorted({row["name"] for row in publishers}),
             "runs": [{"name": run.name, "number": run.number, "outcome": run.outcome} for run in self.runs],
             "annotations": len(self._rows("annotations")),
+            "revisions": len(self.revisions),
             "unsealed_journal": journal_folder(self.path.absolute()).is_dir(),
         }
 
@@ -804,6 +854,13 @@ def _to_ns(t: Any) -> int:
         since: timedelta = t - datetime(1970, 1, 1, tzinfo=UTC)
         return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
     return round(float(t) * 1e6) * 1000
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
 
 
 def _seconds(t_ns: int) -> float | None:

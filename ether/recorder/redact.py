@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["is_secret", "redacted", "redacted_text"]
+__all__ = ["is_secret", "redacted", "redacted_code", "redacted_text"]
 
 _SECRET = re.compile(r"(?:^|[^a-z])(?:key|keys|credential|credentials|passwd|pwd)(?:[^a-z]|$)|password|token|secret")
 _SECRET_LINE = re.compile(r"^(?P<key>[\s\-{]*[\"']?[\w.\-]+[\"']?\s*[:=]\s*)(?P<value>[^\s#\[{&|>].*)$", re.MULTILINE)
+_SECRET_LITERAL = re.compile(
+    r"""(?P<key>[\w.\-]+)(?P<between>["']?\]?\s*(?::\s*[\w.\[\]| ]+?)?\s*[:=]\s*)"""
+    r"""(?P<quote>[rbuf]*["'])(?:\\.|(?!["'\n\\]).)+(?P<end>["'])"""
+)
+_WORD = re.compile(r"[\w.\-]+=\S+")
 _URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+@")
 
 
@@ -27,8 +32,23 @@ def redacted(value: Any) -> Any:
     if isinstance(value, list):
         return [redacted(item) for item in value]
     if isinstance(value, str):
-        return _URL_PASSWORD.sub(r"\1***@", value)
+        if "\n" in value:
+            return redacted_code(value)
+        return redacted_text(value) if _WORD.fullmatch(value) else _URL_PASSWORD.sub(r"\1***@", value)
     return value
+
+
+def redacted_code(source: str) -> str:
+    """Return program text, or a diff of it, with what is written out for secret names replaced by ``***``."""
+
+    def hide(found: re.Match[str]) -> str:
+        return (
+            f"{found['key']}{found['between']}{found['quote']}***{found['end']}"
+            if is_secret(found["key"])
+            else found[0]
+        )
+
+    return _URL_PASSWORD.sub(r"\1***@", _SECRET_LITERAL.sub(hide, source))
 
 
 def redacted_text(source: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ether import topics
 from ether.errors import RecordingError
-from ether.recorder import layout
+from ether.recorder import layout, revisions
 from ether.recorder.account import Account, Track
 from ether.recorder.layout import MASK, NONE_ID, OFFSETS, SHAPE
 from ether.recorder.reader import _open, _stream_groups, table_rows
@@ -71,6 +71,10 @@ class Report:
     damage: list[str] = field(default_factory=list)
     """What is hurt, one line each; empty for a sound file."""
     content_sha256: str | None = None
+    revisions: int = 0
+    """Remarks that were added afterwards, and are as they were written."""
+    revisions_sha256: str | None = None
+    """Checksum of the last of them, which stands for all; None where there is none."""
 
     @property
     def missing(self) -> int:
@@ -136,6 +140,7 @@ class _Verifier:
             if isinstance(damage, np.ndarray):
                 self.report.damage += [f"journal: {line}" for line in damage]
         self._check_sums()
+        self._check_revisions()
         return self.report
 
     @contextmanager
@@ -292,6 +297,12 @@ class _Verifier:
             with self._naming(f"/{row['path']}"):
                 if dataset_sha256(self.file[row["path"]]) != row["sha256"]:
                     self.report.damage.append(f"/{row['path']}: changed since it was sealed")
+
+    def _check_revisions(self) -> None:
+        known, damage = revisions.read(Path(self.report.file), str(self.file.attrs.get("content_sha256", "")))
+        self.report.revisions = len(known)
+        self.report.revisions_sha256 = known[-1].sha256 if known else None
+        self.report.damage += damage
 
 
 def _take_all(track: Track, rows: np.ndarray) -> int:

@@ -274,7 +274,8 @@ class Builder:
         self._tables["provenance/instances"].append(
             (
                 entry.t_recv, reserved.name, *map(layout.text, words), pid if type(pid) is int else -1,
-                layout.text(content.get("version", "")), layout.text(json.dumps(content.get("kwargs", {}))),
+                layout.text(content.get("version", "")), layout.text(content.get("file", "")),
+                *(layout.text(json.dumps(content.get(key, {}))) for key in ("args", "kwargs")),
                 layout.text(json.dumps(content)),
             )
         )  # fmt: skip

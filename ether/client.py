@@ -13,19 +13,20 @@ from itertools import count
 from typing import Any
 
 from ether import clock, codecs, topics
-from ether.errors import CallError, CallTimeout, PayloadError
+from ether.errors import CallError, CallTimeout, PayloadError, SessionError
 from ether.member import read_about, read_status
 from ether.model import About, Annotation, Message, Reading, Run, State, Status
 from ether.mqtt import Connection
-from ether.outbox import Sender
+from ether.outbox import RECORDER, Sender
 
-__all__ = ["CALL_TIMEOUT_S", "Client", "InstanceInfo", "Subscription", "tag_tuple"]
+__all__ = ["CALL_TIMEOUT_S", "Client", "InstanceInfo", "Subscription", "read_run", "tag_tuple"]
 
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
 _ASK_AGAIN_S = 2.0
 _GONE = (State.LOST, State.DISCONNECTED)
+_ABANDONED = "abandoned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,11 @@ class Client:
         self.boot = boot
         self.statuses: dict[str, Status] = {}
         self.abouts: dict[str, About] = {}
-        self.current_run: dict[str, Any] = {}
+        self.open_runs: dict[str, dict[str, Any]] = {}
+        """Runs that are on, by id, as far as we have heard; the last one is the current one."""
+        self.run_count = 0
+        """Runs that have begun in this session, trials not counted, as far as we have heard."""
+        self._own_runs: dict[str, Run | None] = {}
         self.session: dict[str, Any] = {}
         self.on_change: Callable[[str, Status | None], None] = lambda name, status: None
         """Called in the network thread when an instance's status changes; None when it was cleared."""
@@ -131,11 +136,42 @@ class Client:
                 logger.warning("%s: message on %r rejected: %s", self.name, message.topic, exc)
                 return True
             if message.topic == topics.RUN:
-                self.current_run = content if {"id", "name", "number", "started"} <= content.keys() else {}
+                self._take_run(content)
             else:
                 self.session = content
             return True
         return False
+
+    def _take_run(self, content: dict[str, Any]) -> None:
+        identity = str(content.get("id") or "")
+        content = dict(content)
+        count, number = content.pop("runs", 0), 0 if content.get("parent") else content.get("number")
+        self.run_count = max(self.run_count, *(each for each in (count, number, 0) if type(each) is int))
+        own = self._own_runs.get(identity)
+        if own is None and identity in self._own_runs:
+            return  # an echo of what we have ended
+        if own is not None and content.get("outcome") == _ABANDONED:
+            self.renew_runs()  # we were lost, and came back
+            return
+        with self._changed:
+            if not identity:
+                self.open_runs.clear()
+            elif content.get("stopped") or content.get("outcome"):
+                self.open_runs.pop(identity, None)
+            else:
+                self.open_runs[identity] = content  # one that is told again stays where it is
+
+    def trial_numbers(self, parent: str) -> list[int]:
+        """Return the numbers of those trials of a run that are on."""
+        with self._changed:
+            runs = list(self.open_runs.values())
+        return [run["number"] for run in runs if run.get("parent") == parent and type(run.get("number")) is int]
+
+    @property
+    def current_run(self) -> dict[str, Any]:
+        """The run that began last of those that are on; empty for none."""
+        with self._changed:
+            return next(reversed(self.open_runs.values()), {})
 
     def _take_data(self, message: Message) -> bool:
         if not self._subscriptions:
@@ -175,10 +211,10 @@ class Client:
             ):
                 if status.detail == "connection lost":
                     return  # the will comes after who knew better
-            passing = known is None and status is not None and status.state is State.DISCONNECTED and not message.retain
+            passing = known is None and status is not None and status.state in _GONE and not message.retain
             if status is None:
                 self.statuses.pop(name, None)
-            elif not passing:  # a guest says goodbye who was never an instance
+            elif not passing:  # a guest ends who was never an instance
                 self.statuses[name] = status
                 self._heard_at[name] = clock.monotonic()
             self._changed.notify_all()
@@ -433,25 +469,109 @@ class Client:
 
     # --- annotations and runs
 
-    def annotate(self, annotation: Annotation) -> None:
-        """Send a remark to whoever records."""
+    def annotate(self, annotation: Annotation, timeout: float = CALL_TIMEOUT_S) -> bool:
+        """Send a remark to whoever records, and wait until it is stored.
+
+        Args:
+            annotation: the remark.
+            timeout: seconds to wait; 0 does not.
+
+        Returns:
+            True once it is durable at the recorder; False where nobody records, or nobody waits: with a `timeout` of 0,
+            and in the network thread, which cannot.
+
+        Raises:
+            SessionError: not stored within `timeout`. It may be yet.
+        """
         when = annotation.t0 if annotation.t1 is None else [annotation.t0, annotation.t1]
         content: dict[str, Any] = {"text": annotation.text, "t": when, "by": annotation.by}
         if annotation.tags:
             content["tags"] = list(annotation.tags)
         if annotation.values:
             content["values"] = annotation.values
-        self.connection.publish(topics.ANNOTATION, codecs.encode(content), 1)
+        if not timeout or self.connection.in_network_thread:
+            self.connection.publish(topics.ANNOTATION, codecs.encode(content), 1)
+            return False
+        self.watch()
+        if not self._recorded():
+            self.connection.publish(topics.ANNOTATION, codecs.encode(content), 1)
+            return False
+        content["id"] = f"{self._call_prefix}-{next(self._call_numbers)}"
+        self._stored(content | {"reply_to": self._reply_topic}, timeout)
+        return True
 
-    def announce_run(self, run: Run, current: Run | None) -> None:
-        """Tell what happened to a run; the retained message then names the run that is current, if any."""
-        self.connection.publish(topics.RUN, codecs.encode(_run_fields(run)), 1, retain=True)
-        if current is not run:
-            left = {} if current is None else _run_fields(current)
-            self.connection.publish(topics.RUN, codecs.encode(left), 1, retain=True)
+    def _recorded(self) -> bool:
+        """Return whether there is a recorder, be it one that has just died and is started again."""
+        status = self.statuses.get(RECORDER)
+        return status is not None and status.state is not State.DISCONNECTED
+
+    def _stored(self, content: dict[str, Any], timeout: float) -> None:
+        """Send an annotation, again after a while, until the recorder has stored it; by its id it is stored once."""
+        future: Future[Any] = Future()
+        payload = codecs.encode(content)
+        self._pending[content["id"]] = _Pending(future, "", "", topics.ANNOTATION, payload)
+        deadline = clock.monotonic() + timeout
+        again_s = _ASK_AGAIN_S
+        try:
+            self.connection.publish(topics.ANNOTATION, payload, 1)
+            while True:
+                try:
+                    future.result(max(0.0, min(again_s, deadline - clock.monotonic())))
+                except FutureTimeout:
+                    if clock.monotonic() >= deadline:
+                        status = self.statuses.get(RECORDER)
+                        told = f"it is {status.state}: {status.detail or 'no reason given'}" if status else "it is gone"
+                        raise SessionError(
+                            f"the recorder did not confirm the annotation within {timeout:g} s; {told}"
+                        ) from None
+                    self.connection.publish(topics.ANNOTATION, payload, 1)
+                    again_s *= 2
+                else:
+                    return
+        finally:
+            self._pending.pop(content["id"], None)
+
+    def announce_run(self, run: Run) -> None:
+        """Tell of a run's begin or end; the retained message then names the run that is current, if any."""
+        began = run.stopped is None
+        if began or run.id in self._own_runs:
+            self._own_runs[run.id] = run if began else None
+        with self._changed:
+            current = next(reversed(self.open_runs), run.id) == run.id
+            if began:
+                self.open_runs[run.id] = _run_fields(run)
+            else:
+                self.open_runs.pop(run.id, None)
+        self._tell_run(_run_fields(run), retain=began)
+        if not began and current:  # otherwise what is retained is another's, which is still on
+            self._tell_run(self.current_run, retain=True)
+
+    def renew_runs(self) -> None:
+        """Tell again of our runs, which were ended on our behalf if the connection was lost."""
+        own = [run for run in self._own_runs.values() if run is not None]
+        for run in own:
+            self._tell_run(_run_fields(run), retain=False)
+        if own:
+            self._tell_run(self.current_run, retain=True)
+
+    def _tell_run(self, fields: Mapping[str, Any], retain: bool) -> None:
+        self.connection.publish(topics.RUN, codecs.encode({**fields, "runs": self.run_count}), 1, retain=retain)
+
+    def abandon_runs(self, name: str) -> None:
+        """End the runs of a client that was lost, on its behalf."""
+        with self._changed:
+            found = [run for run in self.open_runs.values() if run.get("by") == name]
+        for run in reversed(found):
+            self.announce_run(replace(read_run(run), stopped=clock.now(), outcome=_ABANDONED))
 
 
 _NOBODY = Status(State.LOST)
+
+
+def read_run(content: Mapping[str, Any]) -> Run:
+    """Return a run from the wire, where a foreign client need only say ``id`` and ``name``."""
+    known = {"name": "", "number": 0, "started": clock.now(), **content}
+    return Run(**{key: known[key] for key in Run.__dataclass_fields__ if key in known})
 
 
 def _run_fields(run: Run) -> dict[str, Any]:

@@ -61,7 +61,10 @@ class Guest:
         boot = new_boot()
         name = f"{kind}-{os.getpid()}-{boot[:4]}"
         self.url, self.namespace, self.tls = url, namespace, tls
-        self.connection = Connection(url, name, namespace=namespace, tls=tls)
+        lost = {"state": "lost", "boot": boot, "detail": "connection lost"}
+        self.connection = Connection(
+            url, name, namespace=namespace, tls=tls, will=(topics.status(name), codecs.encode(lost)), retain_will=False
+        )
         self.client = Client(self.connection, name, boot)
         self.connection.on_message = self._receive
         self.connection.on_up = self._came_up
@@ -96,6 +99,7 @@ class Guest:
     def _came_up(self, _session_present: bool) -> None:
         if self.client.outbox is not None:
             self.client.outbox.renew()
+        self.client.renew_runs()
 
     def close(self) -> None:
         """Leave; where something was published by hand, the last numbers are told, so that nobody need wonder."""
@@ -246,6 +250,9 @@ class Host:
 
     def _take_names(self, names: list[str]) -> None:
         """Forget what dead instances of these names left on a broker; SessionError where a joined session has them."""
+        if self._guest is None and self.client.open_runs:
+            self.client.open_runs.clear()
+            self.client.connection.publish(topics.RUN, b"", 1, retain=True)
         for name in names:
             known = self.client.statuses.pop(name, None)
             if self._guest is not None and known is not None and known.state not in _GONE:
@@ -574,6 +581,8 @@ class Host:
             logger.error("launch of %s: %s", name, exc)
 
     def _status_changed(self, name: str, status: Status | None) -> None:
+        if status is not None and status.state is State.LOST:
+            self.client.abandon_runs(name)
         child = self._supervisor.children.get(name)
         if child is None or status is None:
             return

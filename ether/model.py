@@ -136,7 +136,10 @@ class Run:
     """Id of the enclosing run, for a trial."""
     stopped: float | None = None
     outcome: str | None = None
-    """``success``, ``failed: …`` with the exception, or ``interrupted``; None while it runs."""
+    """``success``, ``failed: …`` with the exception, ``interrupted``, or ``abandoned`` by a process that was killed;
+    None while it runs."""
+    by: str = ""
+    """The client that began it; whose last will ends it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,6 +325,7 @@ class Connection:
         *,
         namespace: str = "",
         will: tuple[str, bytes] | None = None,
+        retain_will: bool = True,
         persistent: bool = False,
         manual_ack: bool = False,
         tls: Tls | None = None,
@@ -335,7 +336,8 @@ class Connection:
             url: ``mqtt://user:password@host:port``, or ``mqtts://``.
             client_id: unique on the broker; a second client of the same id throws out the first.
             namespace: put before every topic.
-            will: topic and payload the broker publishes, retained, when we are lost.
+            will: topic and payload the broker publishes when we are lost.
+            retain_will: whether it keeps them for those who look later.
             persistent: the broker keeps subscriptions and QoS 1 messages while we are away.
             manual_ack: the owner calls `acknowledge`; otherwise a message is acknowledged after `on_message`.
             tls: needed only for other than the system's trust; ``mqtts`` alone switches TLS on.
@@ -362,7 +364,7 @@ class Connection:
         self._thread: threading.Thread | None = None
         self._client = self._make_client(persistent, tls)
         if will is not None:
-            self._client.will_set(topics.join(namespace, will[0]), will[1], qos=1, retain=True)
+            self._client.will_set(topics.join(namespace, will[0]), will[1], qos=1, retain=retain_will)
 
     def _make_client(self, persistent: bool, tls: Tls | None) -> _Client:
         client = _Client(

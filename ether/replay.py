@@ -274,7 +274,7 @@ class _Player:
                 outcome = "done" if not self._stop.is_set() else outcome
         finally:
             facts |= {"messages": self._sent, "late": self._late, "outcome": outcome}
-            self._client.annotate(Annotation(title, began, clock.now(), ("replay",), facts, self._client.name))
+            self._client.annotate(Annotation(title, began, clock.now(), ("replay",), facts, self._client.name), 0)
         return Replayed(
             self._sent, self._left_out, self._unreadable, self._late, self._most_late_s,
             clock.monotonic() - since, outcome != "done", None if outcome != "done" else differences,

@@ -61,10 +61,10 @@ class RunHandle:
     def number(self) -> int:
         return self.run.number
 
-    def annotate(self, text: str, **options: Any) -> None:
-        """Annotate, with this run's id among the values."""
+    def annotate(self, text: str, **options: Any) -> bool:
+        """Annotate, with this run's id among the values; arguments and result as of `Ether.annotate`."""
         values = {"run": self.run.id, **(options.pop("values", None) or {})}
-        self._owner.annotate(text, values=values, **options)
+        return self._owner.annotate(text, values=values, **options)
 
     def trial(self, name: str = "trial", /, **metadata: Any) -> Any:
         """Begin a run inside this one, as a context manager."""
@@ -81,7 +81,6 @@ class Ether:
         self._lock = threading.RLock()
         self._runs: list[Run] = []
         self._scoped: set[str] = set()
-        self._run_count = 0
         self._trial_counts: dict[str, int] = {}
         self._later: dict[str, Future[Any]] = {}
         self._ended = threading.Event()
@@ -197,7 +196,6 @@ class Ether:
             self._leave_runs(everything=host is not None)
             self._client, self._host, self._close_guest = None, None, None
             self._later.clear()
-            self._run_count = 0
             self._trial_counts.clear()
             try:
                 if close_guest is not None:
@@ -442,8 +440,9 @@ class Ether:
         until: float | None = None,
         tags: tuple[str, ...] | list[str] | str = (),
         values: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Add a remark to the recording.
+        timeout: float | None = None,
+    ) -> bool:
+        """Add a remark to the recording; returns once it is stored.
 
         Args:
             text: for people.
@@ -451,12 +450,21 @@ class Ether:
             until: end, for a remark over an interval.
             tags: words to find it by.
             values: further fields.
+            timeout: seconds to wait for the recorder, 10 by default; 0 sends it and does not wait.
+
+        Returns:
+            True: it survives a power cut. False: nobody records, or nobody waited (`timeout` 0, or the callback of a
+            subscription, which cannot).
+
+        Raises:
+            SessionError: the recorder did not confirm it in time.
         """
-        from ether.client import tag_tuple
+        from ether.client import CALL_TIMEOUT_S, tag_tuple
 
         client = self._need()
         when = clock.now() if at is None else at
-        client.annotate(Annotation(text, when, until, tag_tuple(tags), dict(values or {}), client.name))
+        remark = Annotation(text, when, until, tag_tuple(tags), dict(values or {}), client.name)
+        return client.annotate(remark, CALL_TIMEOUT_S if timeout is None else timeout)
 
     @contextmanager
     def run(self, name: str, /, **metadata: Any) -> Iterator[RunHandle]:
@@ -474,21 +482,38 @@ class Ether:
             self._end_run(handle.run, "success")
 
     def start_run(self, name: str, /, **metadata: Any) -> RunHandle:
-        """Begin a run; `stop_run` ends it. Better: ``with ether.run(…)``."""
+        """Begin a run, inside one that this process has begun a trial of it. Better: ``with ether.run(…)``."""
+        return self._begin_run(name, metadata, self._runs[-1] if self._runs else None)
+
+    def start_trial(self, name: str = "trial", /, **metadata: Any) -> RunHandle:
+        """Begin a trial of the session's current run, whoever began that one; SessionError where no run is on."""
+        from ether.client import read_run
+
         client = self._need()
-        parent = self._runs[-1] if self._runs else None
+        client.watch()
+        if not client.current_run:
+            raise SessionError("no run is on")
+        return self._begin_run(name, metadata, read_run(client.current_run))
+
+    def _begin_run(self, name: str, metadata: dict[str, Any], parent: Run | None) -> RunHandle:
+        client = self._need()
+        client.watch()
         if parent is None:
-            client.watch()
-            self._run_count = number = max(self._run_count, int(client.current_run.get("number", 0))) + 1
+            client.run_count += 1
+            number = client.run_count
         else:
-            number = self._trial_counts[parent.id] = self._trial_counts.get(parent.id, 0) + 1
-        run = Run(secrets.token_hex(8), name, number, clock.now(), metadata, parent.id if parent is not None else None)
+            known = [self._trial_counts.get(parent.id, 0), *client.trial_numbers(parent.id)]
+            number = self._trial_counts[parent.id] = max(known) + 1
+        inside = None if parent is None else parent.id
+        run = Run(secrets.token_hex(8), name, number, clock.now(), metadata, inside, by=client.name)
         self._runs.append(run)
-        client.announce_run(run, run)
+        client.announce_run(run)
         return RunHandle(self, run)
 
     def stop_run(self, outcome: str = "success") -> None:
         """End the innermost run of this process, or the session's current one."""
+        from ether.client import read_run
+
         client = self._need()
         if self._runs:
             self._end_run(self._runs[-1], outcome)
@@ -496,8 +521,7 @@ class Ether:
         client.watch()
         if not client.current_run:
             raise SessionError("no run is on")
-        known = {key: client.current_run[key] for key in Run.__dataclass_fields__ if key in client.current_run}
-        client.announce_run(replace(Run(**known), stopped=clock.now(), outcome=outcome), None)
+        client.announce_run(replace(read_run(client.current_run), stopped=clock.now(), outcome=outcome))
 
     def _leave_runs(self, everything: bool) -> None:
         """Interrupt the runs that end with this process: those of a ``with``, and at the session's end everybody's."""
@@ -506,15 +530,14 @@ class Ether:
                 self._end_run(run, "interrupted")
         self._runs.clear()
         self._scoped.clear()
-        if everything and self._client is not None and self._client.current_run:
+        while everything and self._client is not None and self._client.current_run:
             self.stop_run("interrupted")
 
     def _end_run(self, run: Run, outcome: str) -> None:
         if run not in self._runs or self._client is None:
             return
         self._runs.remove(run)
-        ended = replace(run, stopped=clock.now(), outcome=outcome)
-        self._client.announce_run(ended, self._runs[-1] if self._runs else None)
+        self._client.announce_run(replace(run, stopped=clock.now(), outcome=outcome))
 
     # --- inner
 

@@ -45,8 +45,8 @@ def annotate(
         raise typer.BadParameter("is for a finished recording", param_hint="--by")
     start, end = _time(at, "--at"), _time(until, "--until")
     with joined() as ether:
-        ether.annotate(words[0], at=start, until=end, tags=tuple(tags or ()), values=given or None)
-    output.note("noted")
+        stored = ether.annotate(words[0], at=start, until=end, tags=tuple(tags or ()), values=given or None)
+    output.note("stored" if stored else "sent; nobody records, so it is kept nowhere")
 
 
 def _afterwards(

@@ -26,11 +26,12 @@ def start(
     metadata: Annotated[
         list[str] | None, typer.Argument(metavar="NAME=VALUE…", help="Metadata, such as sample=K12.")
     ] = None,
+    trial: Annotated[bool, typer.Option("--trial", help="A trial of the current run.")] = False,
 ) -> None:
-    """Start a run; inside another it is a trial of it."""
+    """Start a run. It goes on until `ether run stop`."""
     given = pairs(metadata)
     with joined() as ether:
-        ether.start_run(name, **given)
+        (ether.start_trial if trial else ether.start_run)(name, **given)
     output.note(f"{name}: started")
 
 
@@ -71,6 +72,8 @@ def list_runs(json: AsJson = False) -> None:
 
 def _runs(ether: Any) -> list[Run]:
     """Return the runs of the recording so far, as this machine can read it, and the current one."""
+    from ether.client import read_run
+
     info = ether.info()
     found: dict[str, Run] = {}
     if info["recording"] and Path(info["recording"]).exists():
@@ -80,6 +83,6 @@ def _runs(ether: Any) -> list[Run]:
         except RecordingError:
             pass  # the recorder has only just begun it
     if current := info.get("run"):
-        run = Run(**{key: current[key] for key in Run.__dataclass_fields__ if key in current})
+        run = read_run(current)
         found.setdefault(run.id, run)
     return list(found.values())

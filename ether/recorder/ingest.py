@@ -53,6 +53,8 @@ _GOODBYES_S = 2.5
 _SEAL_S = 600.0
 _OVERHEAD = 200
 _RESERVED_FILTER = "ether/#"
+_REPLIES = "ether/reply/"
+_ANNOTATIONS_KEPT = 10_000
 
 
 class Item(NamedTuple):
@@ -76,6 +78,7 @@ class Ingest:
         acknowledge: called with receipts of messages that are durable.
         confirm: called with publisher, boot, and what `ether/stored/<name>` says.
         stop: called once when the command to stop is durable, and everything queued before it.
+        answer: called with topic and content of what a client asked to be told when its annotation is durable.
         trouble: called with one line when the disk refuses, and with "" when it takes again.
     """
 
@@ -87,6 +90,7 @@ class Ingest:
         acknowledge: Callable[[list[Receipt]], None],
         confirm: Callable[[str, dict[str, Any]], None],
         stop: Callable[[], None],
+        answer: Callable[[str, dict[str, Any]], None] = lambda topic, content: None,
         trouble: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.wanted = wanted
@@ -96,6 +100,7 @@ class Ingest:
         self._acknowledge = acknowledge
         self._confirm = confirm
         self._stop = stop
+        self._answer = answer
         self._trouble = trouble
         self._journal: Journal | None = None
         self._queue: deque[Item | tuple[bytes, bytes]] = deque()
@@ -112,6 +117,8 @@ class Ingest:
         self._holes: dict[tuple[str, str, str], tuple[float, list[list[int]]]] = {}
         self._confirmed = 0.0
         self._asked: dict[tuple[str, str], Any] = {}
+        self._answers: list[tuple[str, str]] = []
+        self._annotations: dict[str, None] = {}
         self._troubled = ""
         self._stop_seen = False
         self._renew = False
@@ -144,6 +151,8 @@ class Ingest:
             self._heard(reserved.name, entry.payload, bool(entry.flags & RETAIN))
         elif reserved.kind in ("about", "run", "session"):
             self._retained[entry.topic] = entry.payload
+        elif reserved.kind == "annotation":
+            self._is_first(entry.payload)
 
     # The network thread
 
@@ -210,6 +219,7 @@ class Ingest:
             while (self._journal.pending_bytes or self._receipts) and not self._commit():
                 if self._closing:
                     return  # what is not durable was never acknowledged: its publishers keep it
+            self._send_answers()
             with self._change:
                 self._queued_bytes -= size
                 self._change.notify_all()
@@ -306,6 +316,8 @@ class Ingest:
             self._retained[topic] = payload
         elif flags & RETAIN:
             return False
+        elif reserved.kind == "annotation":
+            return self._is_first(payload, answer=True)
         return True
 
     def _take_question(self, payload: bytes) -> None:
@@ -318,6 +330,31 @@ class Ingest:
                 track = self.account.tracks.get((by, boot, topic))
                 if track is not None and type(mark) is int:
                     track.mark = max(mark, track.mark or 0)
+
+    def _is_first(self, payload: bytes, answer: bool = False) -> bool:
+        """Return whether an annotation is new, by the id that it has if its sender waits for an answer."""
+        if b'"reply_to"' not in payload:
+            return True
+        try:
+            content = json.loads(payload)
+            identity, reply_to = content["id"], content["reply_to"]
+        except (ValueError, TypeError, KeyError):
+            return True
+        if not (isinstance(identity, str) and isinstance(reply_to, str) and _is_reply(reply_to)):
+            return True
+        if answer:
+            self._answers.append((reply_to, identity))
+        first = identity not in self._annotations
+        self._annotations[identity] = None
+        if len(self._annotations) > _ANNOTATIONS_KEPT:
+            self._annotations.pop(next(iter(self._annotations)))
+        return first
+
+    def _send_answers(self) -> None:
+        """Tell those who wait that their annotations are durable."""
+        answers, self._answers = self._answers, []
+        for reply_to, identity in answers:
+            self._answer(reply_to, {"id": identity, "status": "success", "result": "stored"})
 
     def _heard(self, name: str, payload: bytes, replay: bool) -> bool:
         """Take a status into account; False for a heartbeat or an unchanged replay."""
@@ -558,6 +595,7 @@ class Recorder:
             acknowledge=self.member.connection.acknowledge,
             confirm=self._publish_stored,
             stop=self._stop_commanded,
+            answer=self._publish_answer,
             trouble=lambda reason: self._set_alarm("disk", reason),
         )
         self.writer = WriterProcess(
@@ -629,6 +667,10 @@ class Recorder:
                 )
             except BrokerError:
                 logger.debug("%s: not confirmed, the connection is closed", name)
+
+    def _publish_answer(self, topic: str, content: dict[str, Any]) -> None:
+        with contextlib.suppress(BrokerError):  # closed: who waits will ask again
+            self.member.connection.publish(topic, json.dumps(content).encode(), 1)
 
     def _set_alarm(self, kind: str, reason: str) -> None:
         if reason:
@@ -722,6 +764,11 @@ def main() -> None:
         logger.error("recorder: %s: %s", exc.filename or given.get("file"), exc.strerror)
         os._exit(1)
     sys.exit(code)
+
+
+def _is_reply(topic: str) -> bool:
+    """Return whether an answer may go to this topic: it was named by a stranger."""
+    return topic.startswith(_REPLIES) and not topics.is_filter(topic) and "\0" not in topic and len(topic) < 1000
 
 
 def _without_secrets(payload: bytes) -> bytes:

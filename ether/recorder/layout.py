@@ -87,7 +87,7 @@ TABLES: dict[str, np.dtype[Any]] = {
     "runs": np.dtype(
         [
             ("id", _TEXT), ("name", _TEXT), ("number", "<i8"), ("parent", _TEXT), ("started", "<i8"),
-            ("stopped", "<i8"), ("outcome", _TEXT), ("metadata", _TEXT),
+            ("stopped", "<i8"), ("outcome", _TEXT), ("metadata", _TEXT), ("by", _TEXT),
         ]
     ),
     "annotations": np.dtype(

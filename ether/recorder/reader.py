@@ -190,6 +190,7 @@ class Recording(Mapping[str, "Stream"]):
             Run(
                 row["id"], row["name"], int(row["number"]), row["started"] / 1e9, _object(row["metadata"]),
                 row["parent"] or None, _seconds(row["stopped"]), row["outcome"] or None,
+                row.get("by", ""),
             )
             for row in self._rows("runs")
         ]  # fmt: skip

@@ -98,7 +98,7 @@ class Builder:
         self._runs: dict[str, int] = {}
         self._run_rows: list[list[Any]] = []
         self._run_facts: list[dict[str, Any]] = []
-        self._run = NONE_ID
+        self._open_runs: list[int] = []
         self._schemas = 0
         self._calls: dict[str, tuple[list[Any], int]] = {}
         self._tables: dict[str, list[tuple[Any, ...]]] = {name: [] for name in layout.TABLES}
@@ -289,21 +289,24 @@ class Builder:
     def _take_run(self, entry: Entry, _reserved: topics.Reserved, content: dict[str, Any]) -> None:
         identity = content.get("id")
         if not identity:
-            if self._run != NONE_ID and not entry.flags & RETAIN:
-                self._close_runs(entry.t_recv, "")
-            self._run = NONE_ID
+            if not entry.flags & RETAIN:
+                self._close_run(self._run, entry.t_recv, "")
             return
         place = self._runs.get(str(identity))
         if place is not None:  # what a later message does not repeat stays
-            content = {**self._run_facts[place], **{key: value for key, value in content.items() if value is not None}}
+            told = {key: value for key, value in content.items() if value is not None}
+            known = {key: value for key, value in self._run_facts[place].items() if key not in ("stopped", "outcome")}
+            content = {**known, **told}  # without an end it goes on: whoever was lost has come back
         started, stopped = _ns(content.get("started"), 1e6, 1000), _ns(content.get("stopped"), 1e6, 1000)
         number = content.get("number")
         row: list[Any] = [
             layout.text(identity), layout.text(content.get("name") or ""), number if type(number) is int else -1,
             layout.text(content.get("parent") or ""), entry.t_recv if started is None else started,
             NONE_NS if stopped is None else stopped, layout.text(content.get("outcome") or ""),
-            layout.text(json.dumps(content.get("metadata") or {})),
+            layout.text(json.dumps(content.get("metadata") or {})), layout.text(content.get("by") or ""),
         ]  # fmt: skip
+        if stopped is None and content.get("outcome"):
+            row[5] = entry.t_recv
         if place is None:
             place = self._runs[str(identity)] = len(self._run_rows)
             self._run_rows.append(row)
@@ -312,17 +315,28 @@ class Builder:
             self._run_rows[place] = row
             self._run_facts[place] = content
         self._runs_dirty = True
-        if stopped is None and not content.get("outcome"):
-            self._run = place
-        elif self._run == place:
-            parent = self._runs.get(str(row[3]), NONE_ID)
-            self._run = parent if parent != NONE_ID and self._run_rows[parent][5] == NONE_NS else NONE_ID
+        if row[5] != NONE_NS:
+            self._open_runs = [each for each in self._open_runs if each != place]
+        elif place not in self._open_runs:
+            self._open_runs.append(place)
+
+    @property
+    def _run(self) -> int:
+        """The run that began last of those that are on."""
+        return self._open_runs[-1] if self._open_runs else NONE_ID
+
+    def _close_run(self, place: int, t: int, outcome: str) -> None:
+        """End a run, and those that it is a trial of."""
+        while place in self._open_runs:
+            self._open_runs.remove(place)
+            row = self._run_rows[place]
+            row[5], row[6] = t, row[6] or outcome
+            self._runs_dirty = True
+            place = self._runs.get(str(row[3]), NONE_ID)
 
     def _close_runs(self, t: int, outcome: str) -> None:
-        for row in self._run_rows:
-            if row[5] == NONE_NS:
-                row[5], row[6] = t, row[6] or outcome
-                self._runs_dirty = True
+        while self._open_runs:
+            self._close_run(self._run, t, outcome)
 
     def _take_annotation(self, entry: Entry, _reserved: topics.Reserved, content: dict[str, Any]) -> None:
         t = content.get("t")
@@ -664,7 +678,7 @@ class Builder:
             state: ``sealed`` after an orderly end, ``recovered`` where the recorder died.
         """
         self._close_calls()
-        self._close_runs(self._last_ns, "interrupted")
+        self._close_runs(self._last_ns, "abandoned")  # nobody is left to end them
         self.state = state
         self.close()
 

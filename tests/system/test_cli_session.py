@@ -204,8 +204,10 @@ def test_reserved_topics_and_wildcards_are_not_published(running: Bench) -> None
     assert "a publisher names one topic" in running.run("topic", "pub", "lab/#", "1", code=2)
 
 
-def test_annotate_is_noted(running: Bench) -> None:
-    assert running.run("annotate", "added glucose", "--tag", "feed", "--at", "11:00", "--value", "ul=50") == "noted\n"
+def test_annotate_says_when_nobody_records(running: Bench) -> None:
+    told = running.run("annotate", "added glucose", "--tag", "feed", "--at", "11:00", "--value", "ul=50")
+
+    assert told == "sent; nobody records, so it is kept nowhere\n"
 
 
 def test_runs_start_and_stop_from_outside(running: Bench) -> None:

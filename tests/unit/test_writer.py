@@ -290,7 +290,7 @@ def test_runs_annotations_status_log_and_calls(tmp_path: Path) -> None:
 
     with record(tmp_path / "x.h5", messages) as recording:
         growth, trial = recording.runs
-        assert (growth.metadata, growth.outcome, growth.stopped is not None) == ({"sample": "K12"}, "interrupted", True)
+        assert (growth.metadata, growth.outcome, growth.stopped is not None) == ({"sample": "K12"}, "abandoned", True)
         assert (trial.parent, trial.outcome, trial.stopped) == ("r1", "success", t + 7)
         door, warm, plain = recording.annotations
         assert (door.text, door.t0, door.t1, door.tags, door.values, door.by) == (
@@ -414,3 +414,37 @@ def test_a_replayed_status_begins_no_account_at_zero(tmp_path: Path) -> None:
 
     (tally,) = verify(file).tallies
     assert (tally.first, tally.from_start, tally.holes) == (5, False, [])
+
+
+def told(topic: str, **content: Any) -> tuple[str, bytes]:
+    return topic, json.dumps(content).encode()
+
+
+def test_runs_of_two_processes_end_each_for_itself(tmp_path: Path) -> None:
+    messages = [
+        told("ether/run", id="a", name="A", number=1), told("ether/run", id="b", name="B", number=2), ("x", b"1"),
+        told("ether/run", id="a", name="A", number=1, stopped=T0 / 1e9 + 3, outcome="success"), ("x", b"2"),
+        told("ether/run"), ("x", b"3"),
+    ]  # fmt: skip
+
+    with record(tmp_path / "x.h5", messages) as recording:
+        one, other = recording.runs
+        runs = recording._file["messages"]["run"][[2, 4, 6]].tolist()
+
+    assert (one.outcome, one.stopped) == ("success", T0 / 1e9 + 3)
+    assert (other.outcome, other.stopped) == (None, T0 / 1e9 + 5)
+    assert runs == [1, 1, layout.NONE_ID]
+
+
+def test_a_run_whose_process_was_taken_for_lost_goes_on(tmp_path: Path) -> None:
+    run = {"id": "a", "name": "A", "number": 1, "started": T0 / 1e9, "by": "guest-1"}
+    messages = [
+        told("ether/run", **run), told("ether/run", **run, stopped=T0 / 1e9 + 1, outcome="abandoned"),
+        told("ether/run", **run), ("x", b"1"), told("ether/run", **run, stopped=T0 / 1e9 + 4, outcome="success"),
+    ]  # fmt: skip
+
+    with record(tmp_path / "x.h5", messages) as recording:
+        (found,) = recording.runs
+        assert recording._file["messages"]["run"][3] == 0
+
+    assert (found.outcome, found.stopped, found.by) == ("success", T0 / 1e9 + 4, "guest-1")

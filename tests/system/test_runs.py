@@ -1,0 +1,111 @@
+"""Runs and annotations: stored when they say so, from several processes at once, and whatever ends their process."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from ether.errors import SessionError
+from ether.recorder.reader import open_recording
+
+GUEST = """
+import sys
+from ether import ether
+
+ether.tap(join_only=True)
+with ether.run("Versuch 2 🧪", sample="K12", kind=sys.argv[1]) as run:
+    print(run.number, flush=True)
+    {body}
+ether.shutdown()
+"""
+
+
+def recorder(processes: Callable[[], list[psutil.Process]]) -> psutil.Process:
+    (found,) = (each for each in processes() if "ether.recorder.ingest" in " ".join(each.cmdline()))
+    return found
+
+
+def test_an_annotation_that_was_confirmed_survives_kill_9_of_the_recorder(
+    ether: Any, processes: Callable[[], list[psutil.Process]]
+) -> None:
+    ether.tap({"broker": "embedded"})
+
+    assert ether.annotate("added 50 µl 🧪", tags=["feed"], values={"ul": 50}) is True
+    recorder(processes).kill()
+    assert ether.annotate("after the kill", timeout=30) is True  # it is started again, and is waited for
+
+    with open_recording(ether.shutdown().recording) as recording:
+        assert [note.text for note in recording.annotations] == ["added 50 µl 🧪", "after the kill"]
+        assert recording.annotations[0].values == {"ul": 50}
+
+
+def test_an_annotation_that_is_not_stored_is_an_error_and_is_stored_once(
+    ether: Any, processes: Callable[[], list[psutil.Process]], raw: Callable[..., Any], until: Callable[..., None]
+) -> None:
+    ether.tap({"broker": "embedded"})
+    writer = raw(ether.info()["broker"]["url"])
+    process = recorder(processes)
+
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(SessionError, match="did not confirm the annotation within 2.5 s"):
+            ether.annotate("door open", timeout=2.5)  # sent twice meanwhile
+    finally:
+        process.send_signal(signal.SIGCONT)
+    writer.subscribe("ether/reply/raw")
+    writer.publish("ether/annotation", json.dumps({"text": "by hand", "id": "7", "reply_to": "ether/reply/raw"}))
+    answer = json.loads(writer.next(10).payload)
+    writer.publish("ether/annotation", "knob turned")
+    writer.publish("ether/run", json.dumps({"id": "x1", "name": "from a button"}))
+    writer.publish("ether/run", "{}")
+
+    assert answer == {"id": "7", "status": "success", "result": "stored"}
+    assert ether.annotate("last") is True
+    with open_recording(ether.shutdown().recording) as recording:
+        assert [note.text for note in recording.annotations] == ["door open", "by hand", "knob turned", "last"]
+        (run,) = recording.runs
+        assert (run.name, run.stopped is not None) == ("from a button", True)
+
+
+def test_runs_of_several_processes_end_each_with_its_own_outcome(
+    ether: Any, script: Callable[..., Any], until: Callable[..., None]
+) -> None:
+    ether.tap({"broker": "embedded", "session": {"name": "runs"}})
+    joins = {"ETHER_BROKER": ether.info()["broker"]["url"]}
+
+    with pytest.raises(ZeroDivisionError), ether.run("growth", sample="K12") as run:
+        with run.trial("warm", temperature=37):
+            second = script(GUEST.format(body="raise ValueError('spilled')"), "raises", name="raises.py", **joins)
+            second.wait_for("2")
+            second.end()
+            third = script(GUEST.format(body="import time; time.sleep(60)"), "killed", name="killed.py", **joins)
+            third.wait_for("3")
+            until(lambda: ether.info()["run"]["metadata"].get("kind") == "killed", what="the third run")
+            third.popen.kill()
+            until(lambda: ether.info()["run"]["name"] == "warm", 20, "the end of the killed run")
+        1 / 0
+    left_on = ether.start_run("left on")
+    with left_on.trial() as trial:
+        assert trial.annotate("inside") is True
+    recording = ether.shutdown().recording
+
+    with open_recording(recording) as found:
+        outcomes = {(each.name, each.metadata.get("kind")): each.outcome for each in found.runs}
+        parents = {each.name: each.parent for each in found.runs}
+        ids = {each.name: each.id for each in found.runs}
+        assert all(each.stopped is not None for each in found.runs)
+        assert found.annotations[0].values == {"run": ids["trial"]}
+    assert outcomes == {
+        ("growth", None): "failed: ZeroDivisionError: division by zero",
+        ("warm", None): "success",
+        ("Versuch 2 🧪", "raises"): "failed: ValueError: spilled",
+        ("Versuch 2 🧪", "killed"): "abandoned",
+        ("left on", None): "interrupted",
+        ("trial", None): "success",
+    }
+    assert (parents["warm"], parents["Versuch 2 🧪"], parents["trial"]) == (ids["growth"], None, ids["left on"])

@@ -51,6 +51,8 @@ class Kind(IntEnum):
     """JSON list of ``[by, boot, topic, count]``: messages that came again and were not stored again."""
     RAW_ONLY = 5
     """JSON ``{"number"}``: the message of this record number kills the writer; keep it as bytes only."""
+    CLOCK = 6
+    """JSON ``{"name", "boot", "ms", "sent_mono", "t_recv", "t_mono"}``: a device's clock as it answered a ping."""
 
 
 class Entry(NamedTuple):

@@ -32,6 +32,7 @@ from ether.mqtt import Receipt, Tls
 from ether.recorder.account import Account, numbering, readings_in
 from ether.recorder.entries import DUP, RESENT, RETAIN, Entry, Kind, data_topic, head, journal_folder, note, unpack
 from ether.recorder.marker import Marker, hold
+from ether.recorder.pings import Pings
 from ether.recorder.redact import redacted
 
 __all__ = ["Ingest", "WriterProcess", "main"]
@@ -79,6 +80,7 @@ class Ingest:
         confirm: called with publisher, boot, and what `ether/stored/<name>` says.
         stop: called once when the command to stop is durable, and everything queued before it.
         answer: called with topic and content of what a client asked to be told when its annotation is durable.
+        ping: called with topic and payload to ask a device what its clock shows.
         trouble: called with one line when the disk refuses, and with "" when it takes again.
     """
 
@@ -91,6 +93,7 @@ class Ingest:
         confirm: Callable[[str, dict[str, Any]], None],
         stop: Callable[[], None],
         answer: Callable[[str, dict[str, Any]], None] = lambda topic, content: None,
+        ping: Callable[[str, bytes], bool] = lambda topic, payload: False,
         trouble: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self.wanted = wanted
@@ -101,6 +104,7 @@ class Ingest:
         self._confirm = confirm
         self._stop = stop
         self._answer = answer
+        self.pings = Pings(ping, lambda sample: self.write(Kind.CLOCK, sample))
         self._trouble = trouble
         self._journal: Journal | None = None
         self._queue: deque[Item | tuple[bytes, bytes]] = deque()
@@ -266,6 +270,11 @@ class Ingest:
                     self.counts["duplicates"] += 1
                     return
                 self._changed.add((envelope.by, envelope.b))
+                if envelope.ms is not None:
+                    self.pings.heard(envelope.by, envelope.b)
+        elif reserved.kind == "pong":
+            self.pings.answered(reserved.name, payload, item.t_recv, item.t_mono)
+            return
         elif not self._is_news(topic, reserved, payload, flags):
             return
         elif reserved.kind == "about":
@@ -301,7 +310,7 @@ class Ingest:
 
     def _is_news(self, topic: str, reserved: topics.Reserved, payload: bytes, flags: int) -> bool:
         """Return whether a message of the reserved tree says something new."""
-        if reserved.kind in ("stored", "pong", "probe"):
+        if reserved.kind in ("stored", "probe"):
             return False
         if reserved.kind == "command" and reserved.name == NAME and reserved.verb == "confirm":
             self._take_question(payload)
@@ -311,6 +320,8 @@ class Ingest:
         if reserved.kind == "status":
             return self._heard(reserved.name, payload, bool(flags & RETAIN))
         if reserved.kind in ("about", "run", "session"):
+            if reserved.kind == "about" and b'"clock"' in payload:
+                self._take_clock(reserved.name, payload)
             if flags & RETAIN and self._retained.get(topic) == payload:
                 return False
             self._retained[topic] = payload
@@ -356,6 +367,13 @@ class Ingest:
         for reply_to, identity in answers:
             self._answer(reply_to, {"id": identity, "status": "success", "result": "stored"})
 
+    def _take_clock(self, name: str, payload: bytes) -> None:
+        """A device describes a clock of its own: it is asked from now on."""
+        with contextlib.suppress(ValueError, AttributeError):
+            content = json.loads(payload)
+            if content.get("clock"):
+                self.pings.heard(name, str(content.get("boot", "")))
+
     def _heard(self, name: str, payload: bytes, replay: bool) -> bool:
         """Take a status into account; False for a heartbeat or an unchanged replay."""
         try:
@@ -368,6 +386,8 @@ class Ingest:
         if self._states.get(name) == said:
             return False
         self._states[name] = said
+        if status.get("state") in ("lost", "disconnected"):
+            self.pings.gone(name)
         self.account.heard(name, status, replay)
         return True
 
@@ -596,6 +616,7 @@ class Recorder:
             confirm=self._publish_stored,
             stop=self._stop_commanded,
             answer=self._publish_answer,
+            ping=self._publish_ping,
             trouble=lambda reason: self._set_alarm("disk", reason),
         )
         self.writer = WriterProcess(
@@ -617,6 +638,7 @@ class Recorder:
             self._begin(journal)
             while not self.stopping.wait(0.1):
                 self.writer.watch()
+                self.ingest.pings.send_due()
             code = self._end()
         if code == 0:
             # Left by the sealer only where its removal was hindered; the content is proven to be in the file.
@@ -671,6 +693,13 @@ class Recorder:
     def _publish_answer(self, topic: str, content: dict[str, Any]) -> None:
         with contextlib.suppress(BrokerError):  # closed: who waits will ask again
             self.member.connection.publish(topic, json.dumps(content).encode(), 1)
+
+    def _publish_ping(self, topic: str, payload: bytes) -> bool:
+        try:
+            topics.check_name(topics.levels(topic)[2])
+            return self.member.connection.connected and self.member.connection.publish(topic, payload, 0)
+        except EtherError:  # closed, or a stranger's name that is none
+            return False
 
     def _set_alarm(self, kind: str, reason: str) -> None:
         if reason:

@@ -107,7 +107,12 @@ TABLES: dict[str, np.dtype[Any]] = {
             ("status", _TEXT), ("result", _TEXT), ("duration_ns", "<i8"),
         ]
     ),
-    "clocks": np.dtype([("t_recv", "<i8"), ("t_mono", "<i8"), ("what", _TEXT)]),
+    "clocks": np.dtype(
+        [
+            ("t_recv", "<i8"), ("t_mono", "<i8"), ("what", _TEXT), ("name", _TEXT), ("boot", _TEXT),
+            ("device_ns", "<i8"), ("round_trip_ns", "<i8"),
+        ]
+    ),
     "provenance/instances": np.dtype(
         [
             ("t", "<i8"), ("name", _TEXT), ("boot", _TEXT), ("class", _TEXT), ("source", _TEXT), ("host", _TEXT),
@@ -118,7 +123,7 @@ TABLES: dict[str, np.dtype[Any]] = {
 }  # fmt: skip
 """The tables, one compound dataset each. Times are ns since the Unix epoch, NONE_NS for none."""
 
-FIXED = ("time", "time_device", "message", "number", "publisher")
+FIXED = ("time", "time_device", "time_error", "message", "number", "publisher")
 """Columns every stream has; a field of such a name is stored as ``<name>@field``."""
 MASK, OFFSETS, SHAPE = "__mask", "__offsets", "__shape"
 VALID, NULL, ABSENT, ELSEWHERE = 0, 1, 2, 3

@@ -23,6 +23,7 @@ from ether import clock, topics
 from ether.errors import RecordingError
 from ether.model import Annotation, Run, State, Status
 from ether.recorder import layout, revisions
+from ether.recorder.device_clock import DeviceClock, Sample
 from ether.recorder.entries import journal_folder
 from ether.recorder.layout import MASK, NONE_ID, NONE_NS, NULL, OFFSETS, REPLAY, SHAPE, VALID
 from ether.recorder.revisions import Revision
@@ -378,6 +379,26 @@ class Recording(Mapping[str, "Stream"]):
             raise ValueError(f"align wants different topics, got {', '.join(map(repr, names)) or 'none'}")
         return Aligned(streams, round(clock.seconds(tolerance) * 1e9))
 
+    @property
+    def clocks(self) -> list[dict[str, Any]]:
+        """The recorder's clocks at its starts, and what devices' clocks showed when it asked: see the file layout."""
+        return self._rows("clocks")
+
+    def device_clock(self, name: str, boot: str) -> DeviceClock:
+        """Return one boot of a device's clock, fitted anew; KeyError where it never answered.
+
+        Its `host` returns times on the recorder's monotonic clock; the rows of `clocks` have that beside wall time.
+        """
+        samples = [
+            Sample(row["device_ns"], row["t_mono"] - row["round_trip_ns"], row["t_mono"])
+            for row in self.clocks
+            if (row.get("name"), row.get("boot")) == (name, boot)
+        ]
+        if not samples:
+            known = sorted({(row["name"], row["boot"]) for row in self.clocks if row.get("name")})
+            raise KeyError(f"no clock of {name!r}, boot {boot!r}; there are: {known or 'none'}")
+        return DeviceClock(samples)
+
     def messages(self) -> Iterator[Recorded]:
         """Yield every message in the order it was received, byte for byte."""
         with _Named(self.path, "/messages"):
@@ -572,6 +593,19 @@ class Stream(Table):
     def time(self) -> np.ndarray:
         """When each reading was taken: the publisher's stamp, the receipt where it gave none; datetime64[ns], UTC."""
         return self._column("time").view("datetime64[ns]")
+
+    @property
+    def time_device(self) -> np.ndarray | None:
+        """What a device's own clock showed, ns since its boot, -2^63 where it has none; None where nobody has."""
+        return self._column("time_device") if "time_device" in self._group else None
+
+    @property
+    def time_error(self) -> np.ndarray | None:
+        """How far `time` may be off where it comes from a device's own clock, ns; -2^63 for unknown.
+
+        None where there is no such reading, and while it is being recorded.
+        """
+        return self._column("time_error") if "time_error" in self._group else None
 
     @property
     def number(self) -> np.ndarray:

@@ -29,6 +29,7 @@ from ether.model import Envelope
 from ether.recorder import layout
 from ether.recorder.account import Account, numbering, readings_in
 from ether.recorder.columns import Block, Group, flatten, new_dataset, write_rows
+from ether.recorder.device_clock import DeviceClock, Sample
 from ether.recorder.entries import DUP, QOS, RESENT, RETAIN, Entry, Kind, unpack
 from ether.recorder.layout import NONE_ID, NONE_NS
 from ether.recorder.marker import Marker, hold
@@ -45,6 +46,7 @@ _FLUSH_S = 2.0
 _PUBLISH_S = 2.0
 _POLL_S = 0.2
 _MOST_TOPICS = 5000
+_LAST_SAMPLES = 400
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _JSON_STARTS = frozenset(bytes([letter]) for letter in b'{["-0123456789tfn')
 _DECLARED = {"number": "float", "integer": "int", "boolean": "bool", "string": "str"}
@@ -61,6 +63,8 @@ class _Stream:
         self.schema = NONE_ID
         self.schema_version = -1
         self.with_device_time = False
+        self.corrected = 0
+        """Rows whose device time has been mapped for good."""
         self.fixed: dict[str, h5py.Dataset] = {}
         self.rows: list[dict[tuple[str, ...], Any]] = []
         self.waiting: list[tuple[int, Block | None, np.ndarray, np.ndarray, int, int, int]] = []
@@ -100,6 +104,10 @@ class Builder:
         self._run_facts: list[dict[str, Any]] = []
         self._open_runs: list[int] = []
         self._schemas = 0
+        self._samples: dict[tuple[str, str], list[Sample]] = {}
+        self._clocks: dict[tuple[str, str], DeviceClock] = {}
+        self._wall: list[tuple[int, int]] = []
+        """The recorder's monotonic clock and its wall clock at the same moments, ns."""
         self._calls: dict[str, tuple[list[Any], int]] = {}
         self._tables: dict[str, list[tuple[Any, ...]]] = {name: [] for name in layout.TABLES}
         self._ledger: list[list[Any]] = []
@@ -191,6 +199,7 @@ class Builder:
         if batch and envelope is not None:
             block = _batch(fields, envelope)
             times, device = _batch_times(envelope, block.rows, entry.t_recv)
+            times = self._mapped(entry, envelope, times, device)
             row[16] |= layout.FLAG_BATCH
             stream.waiting.append((place, block, times, device, envelope.n, publisher, block.rows))
             return
@@ -199,13 +208,76 @@ class Builder:
         stamp = np.array([entry.t_recv if t is None else t], "<i8")
         ms = _ns(envelope.ms, 1e3, 1000) if envelope is not None else None
         device = np.array([NONE_NS if ms is None else ms], "<i8")
+        stamp = self._mapped(entry, envelope, stamp, device)
         stream.rows.append(flat)
         stream.waiting.append((place, None, stamp, device, row[4], publisher, 1))
+
+    def _mapped(self, entry: Entry, envelope: Envelope | None, times: np.ndarray, device: np.ndarray) -> np.ndarray:
+        """Return the times of readings stamped by a device's own clock, as well as is known by now."""
+        clock_of = None if envelope is None or envelope.ms is None else self._clock(envelope.by, envelope.b)
+        if clock_of is None or (device == NONE_NS).any():
+            return times
+        return np.asarray(np.minimum(clock_of.host(device)[0] + entry.t_recv - entry.t_mono, entry.t_recv))
+
+    def _clock(self, name: str, boot: str) -> DeviceClock | None:
+        """Return a device's clock, fitted to the last samples so far."""
+        found = self._clocks.get((name, boot))
+        if found is None and (name, boot) in self._samples:
+            found = self._clocks[name, boot] = DeviceClock(self._samples[name, boot][-_LAST_SAMPLES:])
+        return found
+
+    def _take_sample(self, content: dict[str, Any]) -> None:
+        name, boot, device = content["name"], content["boot"], round(content["ms"] * 1e6)
+        sent, t_recv, t_mono = content["sent_mono"], content["t_recv"], content["t_mono"]
+        self._tables["clocks"].append(
+            (t_recv, t_mono, "device asked", layout.text(name), layout.text(boot), device, t_mono - sent)
+        )
+        self._wall.append((t_mono, t_recv))
+        self._samples.setdefault((name, boot), []).append(Sample(device, sent, t_mono))
+        self._clocks.pop((name, boot), None)
+
+    def _correct_times(self) -> None:
+        """Map device times once more, now that the samples before and after them are known, and note the error."""
+        clocks = {
+            self._publishers[key]: DeviceClock(samples)
+            for key, samples in self._samples.items()
+            if key in self._publishers
+        }
+        for stream in self._streams.values():
+            if not stream.with_device_time or not self._wall:
+                continue
+            group = self.file[stream.path]
+            rows = slice(stream.corrected, len(group["time"]))
+            if rows.start == rows.stop:
+                continue
+            stream.corrected = rows.stop
+            device, publisher, times = (group[name][rows] for name in ("time_device", "publisher", "time"))
+            error = np.full(len(times), NONE_NS, "<i8")
+            for number, found in clocks.items():
+                chosen = (publisher == number) & (device != NONE_NS)
+                if chosen.any():
+                    host, error[chosen] = found.host(device[chosen])
+                    times[chosen] = host + self._wall_at(host)
+            group["time"][rows] = times
+            if "time_error" not in group:
+                dataset = new_dataset(group, "time_error", (rows.start,), np.dtype("<i8"), NONE_NS)
+                dataset.attrs["units"] = "ns"
+            write_rows(group["time_error"], rows.start, error)
+
+    def _wall_at(self, mono: np.ndarray) -> np.ndarray:
+        """Return what to add to the monotonic clock for the wall clock, by the nearest moment that has both."""
+        known = np.array(sorted(self._wall), "<i8")
+        places = np.searchsorted((known[1:, 0] + known[:-1, 0]) // 2, mono)
+        return np.asarray((known[:, 1] - known[:, 0])[places])
 
     def _take_note(self, entry: Entry, content: Any) -> None:
         if entry.kind == Kind.SESSION:
             self._sessions += 1
-            self._tables["clocks"].append((entry.t_recv, entry.t_mono, "recorder started"))
+            self._tables["clocks"].append((entry.t_recv, entry.t_mono, "recorder started", "", "", NONE_NS, -1))
+            if self._wall and entry.t_mono < self._wall[-1][0]:  # the machine was started again, and its clock with it
+                self.flush()
+                self._correct_times()
+                self._samples, self._clocks, self._wall = {}, {}, []
             if self._sessions == 1:
                 self._provenance(content)
             else:
@@ -217,6 +289,8 @@ class Builder:
                 self.account.again(by, boot, topic, count)
         elif entry.kind == Kind.RAW_ONLY:
             self.raw_only.add(int(content["number"]))
+        elif entry.kind == Kind.CLOCK:
+            self._take_sample(content)
         elif entry.kind == Kind.END:
             self.ended = content
 
@@ -679,6 +753,8 @@ class Builder:
         """
         self._close_calls()
         self._close_runs(self._last_ns, "abandoned")  # nobody is left to end them
+        self.flush()
+        self._correct_times()
         self.state = state
         self.close()
 

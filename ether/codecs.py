@@ -305,7 +305,7 @@ def _envelope_json(envelope: Envelope) -> bytes:
 
 
 def _envelope_fields(envelope: Envelope) -> dict[str, Any]:
-    return {key: value for key, value in asdict(envelope).items() if value is not None}
+    return {name: value for name in Envelope.__slots__ if (value := getattr(envelope, name)) is not None}
 
 
 def _read_envelope(found: Any) -> Envelope | None:

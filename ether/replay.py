@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 LATE_S = 0.01
 """A message that goes out so much behind its time is late."""
-_IN_FLIGHT_BYTES = 8 << 20
+_IN_FLIGHT_BYTES = 16 << 20
 _QUIET_S = 0.5
 _PATIENCE_S = 15.0
 _GONE = (State.LOST, State.DISCONNECTED)
@@ -345,9 +345,12 @@ class _Player:
             return
         self._sent += 1
         self._in_flight += len(message.payload)
-        if self._in_flight > _IN_FLIGHT_BYTES:  # the connection bounds how many are under way, not how large they are
+        if self._in_flight > _IN_FLIGHT_BYTES:
+            # The connection bounds how many are under way, not how large they are; and the recorder may be slower.
             self._in_flight = 0
-            self._guest.connection.flush(60.0)
+            self._guest.connection.flush(_PATIENCE_S)
+            if self._client.outbox is not None:
+                self._client.outbox.settle(_PATIENCE_S)
 
     def _hold_on(self) -> None:
         """Wait for a lost connection to come back; SessionError where the session has ended."""

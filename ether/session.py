@@ -615,6 +615,7 @@ def main() -> None:
     member.connection.largest_payload = orders["largest_payload"]
     client = Client(member.connection, name, member.boot)
     member.on_message = lambda message, receipt: client.take(message)
+    member.on_up = lambda session_present: client.renew_runs()
     if (given := orders["outbox"]) is not None:
         member.outbox = client.outbox = Sender(
             member.connection, name, member.boot, Path(given["folder"]), counts=member.counts

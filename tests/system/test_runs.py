@@ -25,6 +25,12 @@ ether.shutdown()
 """
 
 
+CUT_OFF = """connection = ether._need().connection
+    connection._client.socket().shutdown(2)
+    print(ether.annotate("it is back", timeout=30))
+"""
+
+
 def recorder(processes: Callable[[], list[psutil.Process]]) -> psutil.Process:
     (found,) = (each for each in processes() if "ether.recorder.ingest" in " ".join(each.cmdline()))
     return found
@@ -83,8 +89,10 @@ def test_runs_of_several_processes_end_each_with_its_own_outcome(
             second = script(GUEST.format(body="raise ValueError('spilled')"), "raises", name="raises.py", **joins)
             second.wait_for("2")
             second.end()
+            cut_off = script(GUEST.format(body=CUT_OFF), "cut off", name="cut.py", **joins).end(40)
+            assert (cut_off.code, cut_off.lines) == (0, ["3", "True"]), cut_off.transcript()
             third = script(GUEST.format(body="import time; time.sleep(60)"), "killed", name="killed.py", **joins)
-            third.wait_for("3")
+            third.wait_for("4")
             until(lambda: ether.info()["run"]["metadata"].get("kind") == "killed", what="the third run")
             third.popen.kill()
             until(lambda: ether.info()["run"]["name"] == "warm", 20, "the end of the killed run")
@@ -99,11 +107,13 @@ def test_runs_of_several_processes_end_each_with_its_own_outcome(
         parents = {each.name: each.parent for each in found.runs}
         ids = {each.name: each.id for each in found.runs}
         assert all(each.stopped is not None for each in found.runs)
-        assert found.annotations[0].values == {"run": ids["trial"]}
+        back, inside = found.annotations
+        assert (back.text, inside.values) == ("it is back", {"run": ids["trial"]})
     assert outcomes == {
         ("growth", None): "failed: ZeroDivisionError: division by zero",
         ("warm", None): "success",
         ("Versuch 2 🧪", "raises"): "failed: ValueError: spilled",
+        ("Versuch 2 🧪", "cut off"): "success",
         ("Versuch 2 🧪", "killed"): "abandoned",
         ("left on", None): "interrupted",
         ("trial", None): "success",

@@ -109,6 +109,28 @@ def test_schema_prints_or_writes_the_schema(capsys: pytest.CaptureFixture[str]) 
     assert json.loads(Path("s.json").read_text()) == json_schema()
 
 
+def test_a_moment_of_a_recording_is_a_time_of_its_day_or_counts_from_its_begin() -> None:
+    begin = datetime(2026, 1, 16, 11, 28, 42).timestamp()
+
+    assert arguments.moment("11:30", "--from", begin) == begin + 78
+    assert arguments.moment("2026-01-17T11:28:42", "--from", begin) == begin + 86_400
+    assert arguments.moment("2min", "--from", begin) == begin + 120
+    assert arguments.moment(None, "--from", begin) is None
+    with pytest.raises(typer.BadParameter, match="'noon' is no time; write 11:28"):
+        arguments.moment("noon", "--from", begin)
+
+
+def test_replay_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", "absent.h5"]) == 1
+    assert main(["replay", "a.h5", "--speed", "0"]) == 2
+    assert main(["replay", "a.h5", "--loop", "--diff"]) == 2
+
+    missing, speed, loop = capsys.readouterr().err.splitlines()
+    assert missing == "ether: absent.h5: no such file"
+    assert "'0': write a number above 0, such as 10, or max" in speed
+    assert "a replay that loops has no end at which to compare" in loop
+
+
 # ---------------------------------------------------------------- without a session
 
 

@@ -163,6 +163,7 @@ class _Player:
     ) -> None:
         self._guest = guest
         self._client = guest.client
+        self._hosted = "session" in self._client.statuses
         self._recording = recording
         self._chosen = chosen
         self._speed = speed
@@ -313,12 +314,14 @@ class _Player:
 
     def _wait(self, due: float) -> bool:
         """Wait until a message is due; False when told to stop."""
-        left = due - clock.monotonic()
-        if left > 0:
-            return not self._stop.wait(left)
-        if math.isfinite(self._speed) and -left > LATE_S:
+        behind = clock.monotonic() - due
+        if math.isfinite(self._speed) and behind > LATE_S:
             self._late += 1
-            self._most_late_s = max(self._most_late_s, -left)
+            self._most_late_s = max(self._most_late_s, behind)
+        while (left := due - clock.monotonic()) > 0:
+            if self._stop.wait(min(left, 1.0)):
+                break
+            self._hold_on()  # a session may end in a long pause
         return not self._stop.is_set()
 
     def _send(self, message: Recorded, wall: float) -> None:
@@ -355,7 +358,7 @@ class _Player:
     def _hold_on(self) -> None:
         """Wait for a lost connection to come back; SessionError where the session has ended."""
         session = self._client.statuses.get("session")
-        ended = session is not None and session.state is State.DISCONNECTED
+        ended = self._hosted and (session is None or session.state is State.DISCONNECTED)
         patience = clock.monotonic() + _PATIENCE_S
         while not ended and not self._guest.connection.connected and not self._stop.wait(0.05):
             ended = clock.monotonic() > patience

@@ -256,6 +256,25 @@ def test_what_has_not_ended_or_was_left_behind_by_a_crash_can_be_replayed(live: 
     assert live.replay(file).messages == 1
 
 
+def test_a_replay_ends_when_its_session_does(ether: Any, workdir: Path) -> None:
+    file = made(workdir / "a.h5", [(0.0, "lab/a", b"1"), (3600.0, "lab/a", b"2")])
+    ether.tap({"broker": "embedded", "record": "off"})
+    came: queue.Queue[Any] = queue.Queue()
+    ether.subscribe("lab/a", came.put)
+    environment = {**os.environ, "ETHER_BROKER": ether.info()["broker"]["url"]}
+
+    command = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "ether.cli", "replay", str(file)],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    came.get(timeout=20)
+    ether.shutdown()
+    out, errors = command.communicate(timeout=40)
+
+    assert (command.returncode, out) == (1, "")
+    assert errors.splitlines()[-1] == "ether: the session ended; 1 messages of a.h5 were replayed"
+
+
 def test_ctrl_c_ends_a_replay_in_order(ether: Any, workdir: Path) -> None:
     file = made(workdir / "a.h5", [(0.0, "lab/a", b"1"), (3600.0, "lab/a", b"2")])
     ether.tap({"broker": "embedded"})

@@ -41,6 +41,8 @@ def annotate(
     if len(words) == 2:
         _afterwards(Path(words[0]), words[1], tags or [], at, until, given, by)
         return
+    if words[0].endswith(".h5") and Path(words[0]).exists():
+        raise typer.BadParameter(f"what is to be said of {words[0]}? Write `ether annotate FILE TEXT`")
     if by is not None:
         raise typer.BadParameter("is for a finished recording", param_hint="--by")
     start, end = _time(at, "--at"), _time(until, "--until")

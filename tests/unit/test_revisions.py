@@ -181,6 +181,7 @@ def test_two_at_once_lose_nothing(file: Path) -> None:
         (["r.h5", "x", "--at", "3s", "--until", "2s"], "the interval ends before it begins"),
         (["r.h5", "x", "--at", "soon"], "'soon' is no time"),
         (["r.h5", "x", "y"], "quote a text with spaces"),
+        (["r.h5"], "what is to be said of r.h5? Write `ether annotate FILE TEXT`"),
         (["none.h5", "x"], "none.h5: no such file"),
         (["x", "--by", "me"], "is for a finished recording"),
     ],

@@ -42,6 +42,7 @@ from ether.errors import ConfigError, Problem, TopicError, named, suggest
 __all__ = [
     "MARKS",
     "Broker",
+    "BrokerLimits",
     "CallMark",
     "ClassMarks",
     "Config",
@@ -434,6 +435,25 @@ class WebSocket(_Section):
     )
 
 
+class BrokerLimits(_Section):
+    """How much one client may ask of a broker that we start; without, what suits a lab bench."""
+
+    packet: Annotated[Size, Field(ge=1024)] | None = Field(
+        default=None, description="Largest packet: `64MiB`, or Mosquitto's 256 MiB."
+    )
+    connections: Annotated[Whole, Field(ge=1)] | None = Field(
+        default=None, description="Clients at once; 1,000, or no limit on Mosquitto."
+    )
+    queue: Annotated[Size, Field(ge=1024)] | None = Field(
+        default=None,
+        description="Memory for what waits for one client: `16MiB`; beyond, on disk, or its publishers wait. "
+        "Embedded broker only.",
+    )
+    session_expiry: Annotated[Duration, Field(ge=1)] | None = Field(
+        default=None, description="A persistent session is forgotten this long after its client left: `7d`."
+    )
+
+
 _SCHEMES = ("mqtt", "mqtts")
 _KINDS = ("auto", "embedded", "mosquitto")
 _KIND_SCHEMA: dict[str, Any] = {"anyOf": [{"enum": [*_KINDS, "external"]}, {"type": "string"}]}
@@ -469,6 +489,7 @@ class Broker(_Section):
     )
     tls: Tls | None = Field(default=None, description="Certificates.")
     websocket: WebSocket | None = Field(default=None, description="For browsers, on a broker that we start.")
+    limits: BrokerLimits | None = Field(default=None, description="Bounds, on a broker that we start.")
     user: str | None = Field(default=None, description="User name at the broker.")
     password: SecretStr | None = Field(
         default=None, description="Password; `${MQTT_PASSWORD}` keeps it out of the file."
@@ -495,7 +516,8 @@ class Broker(_Section):
             raise ValueError("`url` names a broker that runs, `listen` one that we start; keep one of them")
         tls = self.tls or Tls()
         if self.url is not None:
-            for key, value in (("users", self.users), ("websocket", self.websocket)):
+            ours = {"users": self.users, "websocket": self.websocket, "limits": self.limits}
+            for key, value in ours.items():
                 if value is not None:
                     raise ValueError(f"`{key}` is for a broker that we start, and `url` names one that runs; drop one")
             if tls.require_client_cert:

@@ -176,6 +176,13 @@ def _security(config: Config) -> brokers.Security:
     return found
 
 
+def _limits(config: Config) -> brokers.Limits | None:
+    given = config.broker.limits
+    if given is None:
+        return None
+    return brokers.Limits(given.packet, given.connections, given.queue, given.session_expiry)
+
+
 class Host:
     """One session begun by this process."""
 
@@ -269,8 +276,9 @@ class Host:
             return self._url
         options = self.config.broker
         self._broker = brokers.choose(
-            options.kind, url=_url(self.config), listen=options.listen, security=_security(self.config)
-        )
+            options.kind, url=_url(self.config), listen=options.listen, security=_security(self.config),
+            limits=_limits(self.config),
+        )  # fmt: skip
         self._broker.__enter__()
         self._url = self._broker.url
         logger.info("broker: %s at %s, %s", self._broker.kind, _plain(self._url), self._broker.why)

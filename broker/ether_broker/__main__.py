@@ -15,10 +15,12 @@ import gc
 import ipaddress
 import logging
 import os
+import re
 import shutil
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,8 +42,8 @@ _NO_USERS = (
 )
 _PARENT_GONE_GRACE_S = 5.0
 """After the parent died: how long its clients may still finish what they do."""
-
-
+_SIZE = re.compile(r"(\d{1,15})((?:[kMG]|[KMG]i)B)?")
+_UNITS = {None: 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _FORMAT = "%(asctime)s.%(msecs)03d - broker:%(process)d - %(levelname)s - %(message)s"
 
 
@@ -89,6 +91,17 @@ def _arguments() -> argparse.Namespace:
         "--session-stdin", action="store_true", help="the first line of stdin is ether-session's password"
     )
     safety.add_argument("--insecure-lan", action="store_true", help="serve other machines without users")
+    bounds = parser.add_argument_group("bounds")
+    bounds.add_argument("--max-packet", type=_size, metavar="SIZE", help="largest packet accepted (default 64MiB)")
+    bounds.add_argument("--max-connections", type=_number, metavar="N", help="clients at once (default 1000)")
+    bounds.add_argument(
+        "--max-queue", type=_size, metavar="SIZE",
+        help="memory for what waits for one client; beyond, on disk or its publishers wait (default 16MiB)",
+    )  # fmt: skip
+    bounds.add_argument(
+        "--session-expiry", type=_number, metavar="SECONDS",
+        help="a persistent session is forgotten this long after its client left (default 604800, a week)",
+    )  # fmt: skip
     tls = parser.add_argument_group("TLS, on --listen and --websocket")
     tls.add_argument("--cert", type=Path, metavar="PEM")
     tls.add_argument("--key", type=Path, metavar="PEM")
@@ -130,6 +143,28 @@ def _address(text: str) -> tuple[str, int]:
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
     return host.strip("[]"), int(port)
+
+
+def _size(text: str) -> int:
+    """Bytes, or with a unit: `500kB`, `64MiB`."""
+    found = _SIZE.fullmatch(text)
+    if found is None or int(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write bytes, or 64MiB")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
+def _limits(arguments: argparse.Namespace) -> Limits:
+    wanted = {
+        "packet_bytes": arguments.max_packet, "connections": arguments.max_connections,
+        "queue_bytes": arguments.max_queue, "session_expiry_s": arguments.session_expiry,
+    }  # fmt: skip
+    return replace(Limits(), **{name: value for name, value in wanted.items() if value is not None})
 
 
 async def _run(arguments: argparse.Namespace) -> int:
@@ -188,7 +223,7 @@ def _broker(arguments: argparse.Namespace) -> EtherBroker:
         guard = Guard(arguments.users, arguments.namespace, password)
     data = None if arguments.no_persist else arguments.data
     config = {"listeners": listeners, "plugins": {}}
-    return EtherBroker(config, data, Limits(), guard=guard, tls=tls, origins=arguments.origin)
+    return EtherBroker(config, data, _limits(arguments), guard=guard, tls=tls, origins=arguments.origin)
 
 
 def _bind(host: str, port: int) -> str:

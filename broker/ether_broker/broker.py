@@ -349,9 +349,28 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
             self.filters.remove(topic_filter, session)
         self.routes.clear()
         self.clients.pop(session.client_id, None)
+        if not session.persistent:
+            self._hand_on(session)
         if session.durable:
             session.store.forget(session)  # type: ignore[union-attr]  # durable = has a store
             self._flush_soon()
+
+    def _hand_on(self, session: Session) -> None:
+        """Give what a lost member of shared subscriptions has not confirmed to another member (MQTT 5, 4.8.2).
+
+        What was sent at QoS 2 may have been taken, so it must not be. What matches a plain subscription of the member
+        too is handed on as well: at least once.
+        """
+        shared = [each for each in session.subscriptions if split_shared(each)[0] is not None]
+        if not shared:
+            return
+        sent = [entry for entry in session.inflight.values() if entry is not None and entry[1] == 1]
+        for message in dict.fromkeys(message for message, _, retained in (*sent, *session.queue) if not retained):
+            for topic_filter in shared:
+                group = self.filters.group(topic_filter)
+                if group is not None and matches(split_shared(topic_filter)[1], message.topic):
+                    copy = Message(message.prefix, message.payload, message.qos)
+                    self.publish(Route([], [group]), copy, False, None)
 
     def _keep_session(self, session: Session) -> None:
         if session.durable:

@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, data: bytes) -> None:
         at, end = 0, len(data)
-        count = 0
+        count, largest = 0, self.broker.limits.packet_bytes
         while end - at >= 2 and not self.closed:
             first, size, body = data[at], data[at + 1], at + 2
             if size > 127:
@@ -139,6 +139,8 @@ class Connection(asyncio.Protocol):
                 if size < 0:
                     self._missing = 1
                     break
+                if size > largest:
+                    self._check_size(first, size)
             stop = body + size
             if stop > end:
                 self._check_size(first, size)

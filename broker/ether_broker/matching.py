@@ -113,6 +113,14 @@ class Subscriptions:
                 break
             del parent.children[level]
 
+    def group(self, topic_filter: str) -> Group | None:
+        """The members of the shared subscription `topic_filter`; None if there are none."""
+        name, path = split_shared(topic_filter)
+        node: _Node | None = self._root
+        for level in path.split("/"):
+            node = node.children.get(level) if node is not None else None
+        return node.groups.get(name) if node is not None and name is not None else None
+
     def route(self, topic: str) -> Route:
         """The subscribers of `topic`."""
         targets: dict[Session, int] = {}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ether.brokers.capabilities import MATTERS, QUEUE, BrokerCapabilities, advice, keeps_retained, measure
-from ether.brokers.child import ChildBroker
+from ether.brokers.child import ChildBroker, Limits
 from ether.brokers.embedded import Embedded
 from ether.brokers.external import External
 from ether.brokers.mosquitto import Mosquitto, find_mosquitto, serves_websockets
@@ -22,6 +22,7 @@ __all__ = [
     "ChildBroker",
     "Embedded",
     "External",
+    "Limits",
     "Mosquitto",
     "Security",
     "advice",
@@ -72,7 +73,7 @@ def _backend(kind: str) -> Callable[..., Broker]:
 
 def choose(
     kind: str, *, url: str | None = None, listen: str | None = None, folder: str | None = None,
-    security: Security | None = None,
+    security: Security | None = None, limits: Limits | None = None,
 ) -> Broker:  # fmt: skip
     """Return the broker a configuration asks for, not yet started.
 
@@ -83,11 +84,14 @@ def choose(
         listen: ``host:port`` of one we start; None is 127.0.0.1 at MQTT's port, or a free one where that is taken.
         folder: where one we start keeps what must survive it; a temporary folder by default.
         security: users, TLS and WebSocket of one we start.
+        limits: what a client may ask of one we start.
 
     Raises:
         BrokerError: no such kind, or it would be open to other machines.
     """
     options: dict[str, Any] = {"listen": listen, "folder": folder, "security": security}
+    if limits is not None:  # a kind of another package need not know them
+        options["limits"] = limits
     if kind == "external" or (kind == "auto" and url):
         if not url:
             raise BrokerError("broker.kind external: needs a url, such as mqtt://host:1883")

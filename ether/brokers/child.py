@@ -9,13 +9,14 @@ import socket
 import subprocess
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from ether import clock
 from ether.brokers.security import SESSION_USER, Security, is_loopback
 from ether.errors import BrokerError
 
-__all__ = ["DEFAULT_PORT", "ChildBroker", "free_port", "guarded", "split_listen"]
+__all__ = ["DEFAULT_PORT", "ChildBroker", "Limits", "free_port", "guarded", "split_listen"]
 
 DEFAULT_PORT = 1883
 _START_S = 30.0
@@ -56,6 +57,20 @@ def free_port(host: str, wanted: int) -> int:
     raise BrokerError(f"no free port on {host}")
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one client may ask of a broker that we start; None leaves it at the broker's default."""
+
+    packet_bytes: int | None = None
+    """Largest packet."""
+    connections: int | None = None
+    """Clients at once."""
+    queue_bytes: int | None = None
+    """Memory for what waits for one client; the embedded broker's only."""
+    session_expiry_s: float | None = None
+    """A persistent session is forgotten this long after its client left."""
+
+
 class ChildBroker:
     """A broker process that we start and stop, on loopback unless it has users; it ends by itself if we die.
 
@@ -66,18 +81,24 @@ class ChildBroker:
     kind = ""
     enforces_security = False
     """Whether it enforces `security`; one that does not is never started with users."""
+    enforces_limits = False
+    """The same for `limits`."""
 
     def __init__(
-        self, listen: str | None = None, folder: str | None = None, why: str = "", security: Security | None = None
-    ) -> None:
+        self, listen: str | None = None, folder: str | None = None, why: str = "", security: Security | None = None,
+        limits: Limits | None = None,
+    ) -> None:  # fmt: skip
         self.why = why
         self.security = security or Security()
+        self.limits = limits or Limits()
         self.process: subprocess.Popen[bytes] | None = None
         self._given = listen is not None
         self.host, self.port = split_listen(listen) if listen else ("127.0.0.1", DEFAULT_PORT)
         self.security.check(listen or "", self.host)
         if self.security.users is not None and not self.enforces_security:
             raise BrokerError(f"broker.users: the kind {self.kind!r} does not enforce them; use embedded or mosquitto")
+        if self.limits != Limits() and not self.enforces_limits:
+            raise BrokerError(f"broker.limits: the kind {self.kind!r} has its own; use embedded or mosquitto")
         self.local_port = 0
         """Of the listener without TLS, where there is one for the session's own processes."""
         self._folder = folder

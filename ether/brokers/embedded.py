@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import threading
 
-from ether.brokers.child import ChildBroker
+from ether.brokers.child import ChildBroker, Limits
 from ether.brokers.security import Security, environment
 from ether.errors import BrokerError
 
@@ -23,11 +24,12 @@ class Embedded(ChildBroker):
 
     kind = "embedded"
     enforces_security = True
+    enforces_limits = True
 
     def _start(self) -> None:
         warnings = [argument for option in sys.warnoptions for argument in ("-W", option)]
         command = [sys.executable, *warnings, "-m", "ether_broker", "--listen", f"{self.host}:{self.port}"]
-        command += ["--data", str(self.folder), "--parent-pipe", *_arguments(self.security)]
+        command += ["--data", str(self.folder), "--parent-pipe", *_arguments(self.security), *_bounds(self.limits)]
         command += ["--local", f"127.0.0.1:{self.local_port}"] if self.security.local_too else []
         if self._folder is None:
             command.append("--remove-data")  # we may die before we can
@@ -67,3 +69,12 @@ def _arguments(security: Security) -> list[str]:
     found += [f"--namespace={security.namespace}"] if security.namespace else []
     found += ["--session-stdin"] if security.session_password else []
     return [*found, *(f"--origin={origin}" for origin in security.origins)]
+
+
+def _bounds(limits: Limits) -> list[str]:
+    expiry_s = None if limits.session_expiry_s is None else math.ceil(limits.session_expiry_s)
+    wanted = {
+        "max-packet": limits.packet_bytes, "max-connections": limits.connections, "max-queue": limits.queue_bytes,
+        "session-expiry": expiry_s,
+    }  # fmt: skip
+    return [f"--{name}={value}" for name, value in wanted.items() if value is not None]

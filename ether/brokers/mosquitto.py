@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import logging
+import math
 import os
 import re
 import shutil
@@ -48,8 +49,13 @@ class Mosquitto(ChildBroker):
 
     kind = "mosquitto"
     enforces_security = True
+    enforces_limits = True
 
     def _start(self) -> None:
+        if self.limits.queue_bytes is not None:
+            raise BrokerError(
+                "broker.limits.queue: Mosquitto would drop what is beyond it; use `broker.kind: embedded`"
+            )
         program = find_mosquitto()
         if program is None:
             raise BrokerError("mosquitto is not installed; try `apt install mosquitto` or `broker: embedded`")
@@ -92,12 +98,13 @@ class Mosquitto(ChildBroker):
         if security.ca is not None:
             tls += [f"cafile {security.ca.absolute()}"]
             tls += ["require_certificate true"] if security.require_client_cert else []
-        lines = [f"listener {self.port} {self.host}", *tls]
+        most = [f"max_connections {self.limits.connections}"] if self.limits.connections else []
+        lines = [f"listener {self.port} {self.host}", *most, *tls]
         if self.local_port:
-            lines += [f"listener {self.local_port} 127.0.0.1"]
+            lines += [f"listener {self.local_port} 127.0.0.1", *most]
         if security.websocket:
             host, port = split_listen(security.websocket)
-            lines += [f"listener {port} {host}", "protocol websockets", *tls]
+            lines += [f"listener {port} {host}", "protocol websockets", *most, *tls]
             lines += [f"websockets_origin {origin}" for origin in security.origins]
         return lines
 
@@ -115,8 +122,8 @@ class Mosquitto(ChildBroker):
             "autosave_interval 30",
             "max_inflight_messages 10000",  # the recorder acknowledges a whole commit at once
             "max_queued_messages 10000000",  # not 0: releases 2.0.16 to 2.0.21 drop everything then
-            "max_packet_size 268435455",
-            "persistent_client_expiration 7d",
+            f"max_packet_size {self.limits.packet_bytes or 268_435_455}",
+            f"persistent_client_expiration {math.ceil((self.limits.session_expiry_s or 7 * 86_400) / 3600)}h",
             "log_dest stderr",
             "log_type error",
             "log_type warning",

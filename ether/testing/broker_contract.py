@@ -518,14 +518,15 @@ class BrokerContract:
 
     # -- retained --
 
-    def test_retained_is_set_replaced_and_cleared(self, client: Connect) -> None:
+    @pytest.mark.parametrize("qos", [0, 1, 2])
+    def test_retained_is_set_replaced_and_cleared(self, client: Connect, qos: int) -> None:
         publisher = client()
 
         seen = []
         for payload in (b"one", b"two", b""):
-            publisher.publish("retained/set", payload, retain=True)
+            publisher.publish("retained/set", payload, qos, retain=True)
             subscriber = client()
-            subscriber.subscribe(("retained/set", 1))
+            subscriber.subscribe(("retained/set", 2))
             seen.append([(m.payload, m.retain) for m in subscriber.drain()])
 
         assert seen == [[(b"one", True)], [(b"two", True)], []]
@@ -681,9 +682,10 @@ class BrokerContract:
 
         assert present == [False, True, False, False, False]
 
-    def test_absent_client_finds_its_messages_in_order(self, client: Connect) -> None:
+    @pytest.mark.parametrize("granted", [1, 2])
+    def test_absent_client_finds_its_messages_in_order(self, client: Connect, granted: int) -> None:
         away = client("away", clean=False)
-        away.subscribe(("away/+", 1))
+        away.subscribe(("away/+", granted))
         away.disconnect()
         publisher = client()
 
@@ -691,7 +693,8 @@ class BrokerContract:
             publisher.publish(f"away/{number % 3}", b"%d" % number, qos=number % 3)
         found = client("away", clean=False).messages(13)
 
-        expected = [(b"%d" % number, 1, False, False) for number in range(20) if number % 3]
+        qos = [min(number % 3, granted) for number in range(20)]
+        expected = [(b"%d" % number, qos[number], False, False) for number in range(20) if qos[number]]
         assert [(m.payload, m.qos, m.retain, m.dup) for m in found] == expected
 
     def test_queue_of_an_absent_client_outgrows_the_packet_identifiers(self, client: Connect) -> None:
@@ -803,6 +806,16 @@ class BrokerContract:
         found = subscriber.messages(200)
 
         assert [int(m.payload) for m in found] == list(range(200))
+
+    def test_client_hears_itself_at_every_qos(self, client: Connect) -> None:
+        each = client()
+        each.subscribe(("echo", 2))
+
+        each.send(*(wire.publish("echo", b"%d" % qos, qos, qos) for qos in range(3)), wire.acknowledge(0x62, 2))
+        packets = [each.receive() for _ in range(6)]
+
+        assert sorted(packet.kind for packet in packets) == [3, 3, 3, 4, 5, 7]
+        assert [(m.qos, m.payload) for m in packets if m.kind == 3] == [(0, b"0"), (1, b"1"), (2, b"2")]
 
     def test_subscribe_and_unsubscribe_take_effect_between_publishes(self, client: Connect) -> None:
         each = client()

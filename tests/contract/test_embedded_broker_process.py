@@ -7,12 +7,22 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from ether.testing.broker_contract import MALFORMED, TIMEOUT_S, Client, Closed, EmbeddedProcess, wire
+from ether import brokers, host
+from ether.config import Config
+from ether.errors import BrokerError
+from ether.testing.broker_contract import (
+    MALFORMED,
+    TIMEOUT_S,
+    Client,
+    Closed,
+    EmbeddedProcess,
+    wire,
+)
 
 COMMAND = [sys.executable, "-m", "ether_broker"]
 FUZZ_S = float(os.environ.get("ETHER_TEST_FUZZ_S", "5"))
@@ -71,6 +81,66 @@ def test_bad_address_is_a_usage_error(address: str) -> None:
 
     assert result.returncode == 2
     assert "is not HOST:PORT" in result.stderr
+
+
+def test_limits_are_arguments(tmp_path: Path, until: Callable[..., None]) -> None:
+    class Small(EmbeddedProcess):
+        ARGUMENTS = ["--max-packet", "10kB", "--max-connections", "2", "--session-expiry", "1", "--max-queue", "1MiB"]  # noqa: RUF012
+
+    broker = Small(tmp_path)
+    broker.start()
+    large, away = (Client(broker.host, broker.port) for _ in range(2))
+    large.connect()
+    away.connect("away", clean=False)
+    third = Client(broker.host, broker.port)
+    with pytest.raises((Closed, ConnectionError)):
+        third.connect()
+    third.socket.close()
+    away.disconnect()
+    large.publish("a", bytes(9000))
+    large.send(wire.publish("a", bytes(11_000)))
+    assert large.wait_closed() == []
+    until(lambda: "away: session expired" in (broker.folder / "broker.err").read_text())
+    broker.kill()
+    large.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--max-packet", "5TB"), ("--max-queue", "0"), ("--session-expiry", "-1")]
+)
+def test_bad_limit_is_a_usage_error(option: str, text: str) -> None:
+    result = subprocess.run([*COMMAND, f"{option}={text}"], capture_output=True, text=True, timeout=TIMEOUT_S)
+
+    assert result.returncode == 2
+    assert f"{option}: {text!r} is no" in result.stderr
+
+
+def test_limits_of_a_session_reach_the_broker_it_starts(broker_kind: str, tmp_path: Path) -> None:
+    config = Config.load({"broker": {"limits": {"packet": "10kB", "connections": 2, "session_expiry": "1h"}}})
+    limits = host._limits(config)
+
+    with brokers.choose(broker_kind, folder=str(tmp_path), limits=limits) as running:
+        port = int(running.url.rpartition(":")[2])
+        first, second = (Client("127.0.0.1", port) for _ in range(2))
+        for each in (first, second):
+            each.connect()
+        third = Client("127.0.0.1", port)
+        with pytest.raises((Closed, ConnectionError)):
+            third.connect()
+        third.socket.close()
+        first.publish("a", bytes(9000))
+        first.send(wire.publish("a", bytes(11_000)))
+        assert first.wait_closed() == []
+        second.disconnect()
+        first.socket.close()
+
+
+def test_a_queue_limit_that_would_lose_messages_is_refused() -> None:
+    with (
+        pytest.raises(BrokerError, match=r"broker\.limits\.queue: Mosquitto would drop"),
+        brokers.choose("mosquitto", limits=brokers.Limits(queue_bytes=1 << 20)),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("clients", [0, 1])

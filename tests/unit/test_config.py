@@ -80,7 +80,8 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
 
     assert config.resolved() == {
         "session": {"name": "growth", "namespace": "", "data": "data", "start_timeout": 30.0, "stop_timeout": 10.0},
-        "broker": dict.fromkeys(("url", "listen", "users", "tls", "websocket", "user", "password")) | {"kind": "auto"},
+        "broker": dict.fromkeys(("url", "listen", "users", "tls", "websocket", "limits", "user", "password"))
+        | {"kind": "auto"},
         "record": {"topics": ["#"], "exclude": [], "file": "{session}-{started}.h5", "rotate": 2_000_000_000},
         "registry": {
             "vendor.thermo.Incubator": {
@@ -182,6 +183,29 @@ def test_a_broker_is_a_word_a_url_or_a_block(given: Any, kind: str, url: str | N
     broker = Config.load({"broker": given}).broker
 
     assert (broker.kind, broker.url) == (kind, url)
+
+
+def test_limits_of_the_broker_are_sizes_and_durations() -> None:
+    limits = Config.load(
+        {"broker": {"limits": {"packet": "1MiB", "queue": "2MB", "session_expiry": "2h"}}}
+    ).broker.limits
+
+    assert limits is not None
+    assert limits.model_dump() == {"packet": 1 << 20, "connections": None, "queue": 2_000_000, "session_expiry": 7200}
+
+
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        ({"packet": 5}, "broker.limits.packet: 5 has no unit"),
+        ({"packet": "1kB"}, "broker.limits.packet: at least 1024 was wanted"),
+        ({"connections": 0}, "broker.limits.connections: at least 1 was wanted"),
+        ({"session_expiry": "0s"}, "broker.limits.session_expiry: at least 1 was wanted"),
+    ],
+)
+def test_a_limit_that_cannot_be_is_named(limits: dict[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        Config.load({"broker": {"limits": limits}})
 
 
 def test_credentials_leave_the_url() -> None:

@@ -7,13 +7,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements.lock
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test check bench lock wheel clean
+.PHONY: help demo test check bench bench-broker lock wheel clean
 
 help:
 	@echo "make demo    install into $(VENV), run a small session, show and verify its recording"
 	@echo "make test    run all tests (PYTEST_ARGS='-k shutdown' chooses)"
 	@echo "make check   style, types and import floors"
 	@echo "make bench   measure against peers"
+	@echo "make bench-broker   measure the brokers only (BENCH_ARGS='--case QoS' chooses)"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make lock    renew requirements.lock from pyproject.toml"
 	@echo "make clean   remove what these made, recordings excepted"
@@ -35,11 +36,14 @@ check: $(VENV)/.check
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+bench-broker: $(VENV)/.bench
+	$(BIN)/python benchmarks/broker.py $(BENCH_ARGS)
+
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/messages.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/recorder.py
-	$(BIN)/python benchmarks/broker.py
+	$(BIN)/python benchmarks/broker.py --repeats 1
 
 wheel: $(VENV)/.build
 	$(BIN)/python -m build --wheel --outdir dist .

@@ -7,11 +7,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements.lock
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test check bench bench-broker lock wheel clean
+.PHONY: help demo test check bench bench-broker fuzz lock wheel clean
 
 help:
 	@echo "make demo    install into $(VENV), run a small session, show and verify its recording"
 	@echo "make test    run all tests (PYTEST_ARGS='-k shutdown' chooses)"
+	@echo "make fuzz    a million damaged packets at the embedded broker (PACKETS=… says how many)"
 	@echo "make check   style, types and import floors"
 	@echo "make bench   measure against peers"
 	@echo "make bench-broker   measure the brokers only (BENCH_ARGS='--case QoS' chooses)"
@@ -27,6 +28,10 @@ test: $(VENV)/.test
 		echo "*** Mosquitto is not installed: the tests that need it are SKIPPED."; \
 		echo "*** To run them: apt install mosquitto  (brew install mosquitto)"; }
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# A million damaged packets at the embedded broker; the tests send 20,000 of them.
+fuzz: $(VENV)/.test
+	ETHER_TEST_FUZZ_PACKETS=$${PACKETS:-1000000} $(BIN)/python -m pytest -s tests/contract/test_embedded_broker_fuzz.py -k damaged
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .

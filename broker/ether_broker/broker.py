@@ -488,8 +488,8 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
     def unsubscribe(self, connection: Connection, session: Session, packet_id: int, filters: list[str]) -> None:
         """UNSUBSCRIBE; a filter that was not subscribed is acknowledged all the same (3.10.4)."""
         for topic_filter in filters:
-            if not topic_filter:
-                raise MalformedPacket("UNSUBSCRIBE from an empty filter")
+            if not valid_filter(split_shared(topic_filter)[1], self.limits.topic_levels):
+                raise MalformedPacket(f"UNSUBSCRIBE from {topic_filter[:80]!r}, which is no valid filter")
             if session.subscriptions.pop(topic_filter, None) is not None:
                 self.filters.remove(topic_filter, session)
         self.routes.clear()

@@ -29,13 +29,21 @@ _LARGE = 32 * 1024
 """Payloads from here on are handed to the socket as they are instead of being joined with their neighbours."""
 
 
+_CHUNK = 64 * 1024
+"""Read at most so much of a client before the others have their turn: some 6 ms of small messages."""
+_LARGE_CHUNK = 1024 * 1024
+"""The same while a packet larger than a chunk comes in, which costs next to nothing until it is whole."""
+_HELD_CHUNK = 256 * 1024
+"""The same for a client that is held back and read now and then."""
+
+
 class Connection(asyncio.Protocol):
     """The socket of one client, from accept to close."""
 
     __slots__ = (
-        "_dirty", "_holders", "_missing", "_out", "_out_bytes", "_parts", "_paused", "_transport", "access", "broker",
-        "clean_end", "client_id", "closed", "connected_at", "heard_at", "keepalive_s", "listener", "peer", "session",
-        "waiting_auth", "will", "writable",
+        "_chunk", "_confirmed", "_dirty", "_holders", "_missing", "_out", "_out_bytes", "_parts", "_paused",
+        "_transport", "access", "broker", "clean_end", "client_id", "closed", "connected_at", "heard_at",
+        "keepalive_s", "listener", "peer", "session", "waiting_auth", "will", "writable",
     )  # fmt: skip
 
     def __init__(self, broker: EtherBroker, listener: str) -> None:
@@ -56,8 +64,11 @@ class Connection(asyncio.Protocol):
         """The client said DISCONNECT: no will."""
         self.waiting_auth = False
         self._transport: asyncio.Transport | None = None
+        self._chunk = 0
         self._parts: list[bytes] = []
         self._missing = 0
+        self._confirmed: list[bytes] = []
+        """Packet identifiers of QoS 1 publishes in the chunk at hand, to be acknowledged at its end."""
         self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
         self._dirty = False
@@ -70,6 +81,7 @@ class Connection(asyncio.Protocol):
         """A socket was accepted. asyncio has set TCP_NODELAY on it."""
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=256 * 1024)
+        self._read_at_most(_CHUNK)
         self.connected_at = self.heard_at = self.broker.loop.time()
         peer = transport.get_extra_info("peername")
         self.peer = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer or "?")
@@ -131,42 +143,61 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, data: bytes) -> None:
         at, end = 0, len(data)
-        count, largest = 0, self.broker.limits.packet_bytes
-        while end - at >= 2 and not self.closed:
-            first, size, body = data[at], data[at + 1], at + 2
-            if size > 127:
-                size, body = self._long_size(data, at)
-                if size < 0:
-                    self._missing = 1
-                    break
-                if size > largest:
+        count = published = published_bytes = 0
+        broker, largest = self.broker, self.broker.limits.packet_bytes
+        session, confirmed = self.session, self._confirmed
+        try:
+            while end - at >= 2 and not self.closed:
+                first, size, body = data[at], data[at + 1], at + 2
+                if size > 127:
+                    size, body = self._long_size(data, at)
+                    if size < 0:
+                        self._missing = 1
+                        break
+                    if size > largest:
+                        self._check_size(first, size)
+                stop = body + size
+                if stop > end:
                     self._check_size(first, size)
-            stop = body + size
-            if stop > end:
-                self._check_size(first, size)
-                self._missing = stop - end
-                break
-            count += 1
-            if first >> 4 == 3 and self.session is not None:
-                self._publish(data, at, first, body, stop)
-            elif first == 0x40 and size == 2 and self.session is not None:
-                self.session.acknowledged(data[body] << 8 | data[body + 1], 1)
-            else:
-                self._check_size(first, size)
-                self._other(first, data[body:stop])
-                if self.waiting_auth:
-                    at = stop
+                    self._missing = stop - end
                     break
-            at = stop
-        self.broker.counters.messages_received += count
+                count += 1
+                if first >> 4 == 3 and session is not None:
+                    published += 1
+                    published_bytes += self._publish(data, at, first, body, stop)
+                elif first == 0x40 and size == 2 and session is not None:
+                    session.acknowledged(data[body] << 8 | data[body + 1], 1)
+                else:
+                    if confirmed:
+                        self._send_confirmations()
+                    self._check_size(first, size)
+                    self._other(first, data[body:stop])
+                    session = self.session
+                    if self.waiting_auth:
+                        at = stop
+                        break
+                at = stop
+        finally:
+            counters = broker.counters
+            counters.messages_received += count
+            counters.publish_received += published
+            counters.publish_bytes_received += published_bytes
+            if confirmed:
+                self._send_confirmations()
         if at < end and not self.closed:
             self._parts.append(data[at:] if at else data)
             self._missing = max(self._missing, 1)
-        session = self.session
+        self._read_at_most(_LARGE_CHUNK if self._missing > _CHUNK else _CHUNK)
         if session is not None and (session.queue or session.spilled or session.held):
             session.pump()
-        if self._paused and self._out_bytes > self.broker.limits.write_bytes:
+        if self._paused and self._out_bytes > broker.limits.write_bytes:
             self.hold(self)  # it sends without reading our answers; they must not pile up
+
+    def _read_at_most(self, size: int) -> None:
+        """Bound the next chunk. asyncio's own sockets take `max_size`; other transports pay it no heed."""
+        if size != self._chunk and self._transport is not None:
+            self._chunk = size
+            self._transport.max_size = size  # type: ignore[attr-defined]  # undocumented, asyncio/selector_events.py
 
     @staticmethod
     def _long_size(data: bytes, at: int) -> tuple[int, int]:
@@ -177,6 +208,8 @@ class Connection(asyncio.Protocol):
                 return -1, 0
             size |= (data[index] & 127) << shift
             if data[index] < 128:
+                if data[index] == 0 and shift:  # passed on as it came, it would reach subscribers
+                    raise MalformedPacket("a remaining length with more bytes than it needs")
                 return size, index + 1
             shift += 7
         raise MalformedPacket("a remaining length of more than four bytes")
@@ -188,7 +221,8 @@ class Connection(asyncio.Protocol):
         if self.session is None and first != 0x10:
             raise MalformedPacket("the first packet is not CONNECT")
 
-    def _publish(self, data: bytes, at: int, first: int, body: int, stop: int) -> None:
+    def _publish(self, data: bytes, at: int, first: int, body: int, stop: int) -> int:
+        """Take one PUBLISH; returns the size of its payload."""
         broker = self.broker
         qos = first >> 1 & 3
         topic_end = body + 2 + (data[body] << 8 | data[body + 1]) if stop - body > 1 else stop + 1
@@ -199,30 +233,32 @@ class Connection(asyncio.Protocol):
         route = broker.routes.get(prefix) or broker.find_route(prefix)
         if self.access is not None and not self.access.may_publish(prefix):
             route = broker.denied(self, prefix)
-        counters = broker.counters
-        counters.publish_received += 1
-        counters.publish_bytes_received += stop - payload_at
+        size = stop - payload_at
         if first == 0x30:  # as it came, so it goes: no new encoding
-            broker.publish_at_most_once(route, data[at:stop], stop - payload_at)
-            return
+            broker.publish_at_most_once(route, data[at:stop], size)
+            return size
         payload: bytes | memoryview
-        if stop - payload_at >= _LARGE and 2 * (stop - payload_at) > len(data):
+        if size >= _LARGE and 2 * size > len(data):
             payload = memoryview(data)[payload_at:stop]  # no copy; it keeps little more than itself in memory
         else:
             payload = data[payload_at:stop]
         if qos == 0:
             broker.publish(route, Message(prefix, payload, 0), bool(first & 1), self)
-            return
+            return size
         packet_id = data[topic_end:payload_at]
         if packet_id == b"\0\0":
             raise MalformedPacket("packet identifier 0")
         if qos == 1:
-            broker.publish(route, Message(prefix, payload, 1), bool(first & 1), self)
-            self.send(b"\x40\x02" + packet_id)
+            message = Message(prefix, payload, 1)
+            if first == 0x32:  # as it came, so it goes, but for its identifier
+                message.head1 = data[at:topic_end]
+            broker.publish(route, message, bool(first & 1), self)
+            self._confirmed.append(packet_id)
         elif qos == 2:
             self._receive_once(route, Message(prefix, payload, 2), bool(first & 1), packet_id)
         else:
             raise MalformedPacket("PUBLISH at QoS 3")
+        return size
 
     def _receive_once(self, route: object, message: Message, retain: bool, packet_id: bytes) -> None:
         """QoS 2, 4.3.3 method B: pass the message on at once, and remember its identifier until PUBREL."""
@@ -235,6 +271,13 @@ class Connection(asyncio.Protocol):
                 session.store.received(session.number, number)  # type: ignore[union-attr]  # durable = has a store
             self.broker.publish(route, message, retain, self)  # type: ignore[arg-type]
         self.send(b"\x50\x02" + packet_id)
+
+    def _send_confirmations(self) -> None:
+        """Send the PUBACKs of what one chunk brought, as one piece."""
+        confirmed = self._confirmed
+        self.send(b"\x40\x02" + b"\x40\x02".join(confirmed))
+        self.broker.counters.messages_sent += len(confirmed) - 1  # flush counts pieces
+        confirmed.clear()
 
     def _other(self, first: int, body: bytes) -> None:
         """Any packet but PUBLISH and PUBACK."""
@@ -294,6 +337,7 @@ class Connection(asyncio.Protocol):
     def let_one_chunk_through(self) -> None:
         """Resume reading; the next publish to a full queue holds this client again."""
         self._holders.clear()
+        self._read_at_most(_HELD_CHUNK)
         self._transport_resume()
 
     def _transport_resume(self) -> None:
@@ -325,24 +369,24 @@ class Connection(asyncio.Protocol):
 
     def send_publish(self, message: Message, qos: int, packet_id: int, retain: bool, dup: bool = False) -> None:
         """Queue a PUBLISH at QoS 1 or 2."""
-        head = message.head(qos)
+        head = (qos == 1 and message.head1) or message.head(qos)
         if retain or dup:
             head = bytes((head[0] | retain | dup << 3,)) + head[1:]
-        payload = message.payload
-        self._out_bytes += len(payload) + len(head) + 2
-        if len(payload) < _LARGE:
+        payload, broker = message.payload, self.broker
+        counters, size = broker.counters, len(payload)
+        self._out_bytes += size + len(head) + 2
+        if size < _LARGE:
             self._out.append(head + packet_id.to_bytes(2, "big") + payload)
         else:
             self._out += (head + packet_id.to_bytes(2, "big"), payload)
-            self.broker.counters.messages_sent -= 1  # flush counts pieces
-        counters = self.broker.counters
+            counters.messages_sent -= 1  # flush counts pieces
         counters.publish_sent += 1
-        counters.publish_bytes_sent += len(payload)
-        if self._out_bytes > self.broker.limits.write_bytes:
+        counters.publish_bytes_sent += size
+        if self._out_bytes > broker.limits.write_bytes:
             self.writable = False
         if not self._dirty:
             self._dirty = True
-            self.broker.schedule(self)
+            broker.schedule(self)
 
     def send_at_most_once(self, packet: bytes, payload_size: int) -> None:
         """Queue a PUBLISH at QoS 0, or drop and count it if this client is too far behind."""

@@ -21,7 +21,7 @@ class Limits:
     topic_levels: int = 200
     """Levels in a topic or filter (Mosquitto's number); more is malformed."""
 
-    inflight_messages: int = 1000
+    inflight_messages: int = 10_000
     """QoS 1 and 2 messages sent to a client and not yet acknowledged. A recorder that confirms after its disk flush
     moves at most this many messages per flush."""
 

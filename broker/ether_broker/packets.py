@@ -71,7 +71,7 @@ class Connect:
 class Message:
     """One application message on its way to subscribers, shared by all of them and encoded once per QoS."""
 
-    __slots__ = ("_head1", "_head2", "_packet0", "location", "mid", "payload", "prefix", "qos")
+    __slots__ = ("_head2", "_packet0", "head1", "location", "mid", "payload", "prefix", "qos")
 
     def __init__(self, prefix: bytes, payload: bytes | memoryview, qos: int, mid: int = 0, location: int = 0) -> None:
         self.prefix = prefix
@@ -83,7 +83,7 @@ class Message:
         """Its number in the store, increasing; 0 = not stored."""
         self.location = location
         """Where the store keeps it."""
-        self._packet0 = self._head1 = self._head2 = b""
+        self._packet0 = self.head1 = self._head2 = b""
 
     @property
     def topic(self) -> str:
@@ -102,9 +102,9 @@ class Message:
     def head(self, qos: int) -> bytes:
         """What precedes the packet identifier in a PUBLISH at QoS 1 or 2, DUP and RETAIN unset."""
         if qos == 1:
-            if not self._head1:
-                self._head1 = b"\x32" + remaining_length(len(self.prefix) + 2 + len(self.payload)) + self.prefix
-            return self._head1
+            if not self.head1:
+                self.head1 = b"\x32" + remaining_length(len(self.prefix) + 2 + len(self.payload)) + self.prefix
+            return self.head1
         if not self._head2:
             self._head2 = b"\x34" + remaining_length(len(self.prefix) + 2 + len(self.payload)) + self.prefix
         return self._head2

@@ -84,25 +84,25 @@ class Session:
 
     def deliver(self, message: Message, qos: int, retain: bool, publisher: Connection | None) -> None:
         """Send at QoS 1 or 2 now, or queue behind what waits already."""
-        connection = self.connection
+        connection, limits = self.connection, self.limits
         if (
             connection is not None
             and connection.writable
             and not self.queue
             and not self.spilled
-            and len(self.inflight) < self.limits.inflight_messages
-            and self.inflight_bytes < self.limits.inflight_bytes
+            and len(self.inflight) < limits.inflight_messages
+            and self.inflight_bytes < limits.inflight_bytes
         ):
             self._send(connection, message, qos, retain)
         else:
             self._enqueue(message, qos, retain, publisher)
 
     def _send(self, connection: Connection, message: Message, qos: int, retain: bool) -> None:
-        packet_id = self.last_id % 65535 + 1
-        while packet_id in self.inflight:  # the window is far smaller than 65,535, so one is free
+        inflight, packet_id = self.inflight, self.last_id % 65535 + 1
+        while packet_id in inflight:  # the window is far smaller than 65,535, so one is free
             packet_id = packet_id % 65535 + 1
         self.last_id = packet_id
-        self.inflight[packet_id] = (message, qos, retain)
+        inflight[packet_id] = (message, qos, retain)
         self.inflight_bytes += len(message.payload)
         if self.durable:
             self.store.sent(self.number, message.mid, packet_id)  # type: ignore[union-attr]  # durable = has a store

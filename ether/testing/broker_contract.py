@@ -441,6 +441,8 @@ MALFORMED = {
     "SUBSCRIBE with invalid UTF-8": wire.subscribe((b"\xc3\x28", 0)),
     "SUBSCRIBE with 250 levels": wire.subscribe(("/".join("a" * 250), 0)),
     "UNSUBSCRIBE without filters": wire.unsubscribe(),
+    "UNSUBSCRIBE from a#": wire.unsubscribe("a#"),
+    "UNSUBSCRIBE with 250 levels": wire.unsubscribe("/".join("a" * 250)),
     "PUBREL with wrong flags": wire.acknowledge(0x60, 1),
     "a second CONNECT": wire.connect("second"),
     "a remaining length of five bytes": b"\x30\xff\xff\xff\xff\x01",

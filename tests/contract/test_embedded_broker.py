@@ -20,6 +20,13 @@ class TestEmbeddedBroker(BrokerContract):
 
         assert seen == [[2], [2]]
 
+    def test_length_with_needless_bytes_is_malformed(self, client: Connect) -> None:
+        each = client()
+
+        each.send(b"\x30\x84\x00" + wire.publish("a")[2:])
+
+        assert each.wait_closed() == []
+
     @pytest.mark.parametrize("how", ["disconnect", "abort"])
     @pytest.mark.parametrize("other_is_clean", [True, False])
     def test_what_a_lost_member_of_a_shared_subscription_has_not_confirmed_goes_to_another(

@@ -1,6 +1,8 @@
 """What the embedded broker does when clients ask too much of it, with limits small enough to reach."""
 
 import asyncio
+import contextlib
+import random
 import socket
 import threading
 import time
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damaged import damaged
 
 from ether.testing.broker_contract import PINGREQ, TIMEOUT_S, Client, Closed, wire
 from ether_broker.broker import EtherBroker
@@ -79,6 +82,37 @@ def test_socket_without_complete_connect_is_closed(said: bytes) -> None:
         each.send(said)
 
         assert each.wait_closed() == []
+
+
+def test_connect_that_comes_byte_by_byte_is_given_no_more_time() -> None:
+    with running(Limits(connect_timeout_s=0.5)) as (_, client):
+        slow = client(connected=False)
+        slow.socket.settimeout(0.05)
+        started = time.monotonic()
+
+        with pytest.raises(OSError, match=r"[Bb]roken pipe|reset"):
+            while True:
+                slow.send(b"\x10" if time.monotonic() - started < 0.05 else b"\xff")
+                threading.Event().wait(0.05)
+
+        assert time.monotonic() - started < 5
+
+
+def test_damaged_streams_leave_nothing_in_the_broker() -> None:
+    with running(Limits(session_expiry_s=0.1)) as (broker, client):
+        chance = random.Random(2)
+        before = len(asyncio.all_tasks(broker.loop))
+        for _ in range(100):
+            attacker = client(connected=False)
+            with contextlib.suppress(OSError):
+                attacker.send(damaged(chance)[0])
+            attacker.abort()
+
+        wait_for(lambda: not broker.connections and not broker.clients)
+        left = (len(asyncio.all_tasks(broker.loop)), broker.filters.count, broker.held, broker.counters.holding)
+
+        assert left == (before, 0, set(), set())
+        assert broker.filters._root.empty
 
 
 def test_connections_beyond_the_limit_are_closed() -> None:

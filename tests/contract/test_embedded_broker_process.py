@@ -1,6 +1,5 @@
 """`python -m ether_broker` as whoever starts it sees it."""
 
-import os
 import random
 import signal
 import socket
@@ -16,7 +15,6 @@ from ether import brokers, host
 from ether.config import Config
 from ether.errors import BrokerError
 from ether.testing.broker_contract import (
-    MALFORMED,
     TIMEOUT_S,
     Client,
     Closed,
@@ -25,7 +23,6 @@ from ether.testing.broker_contract import (
 )
 
 COMMAND = [sys.executable, "-m", "ether_broker"]
-FUZZ_S = float(os.environ.get("ETHER_TEST_FUZZ_S", "5"))
 
 
 @pytest.fixture
@@ -230,71 +227,3 @@ def test_kill_at_any_moment_loses_nothing_acknowledged(tmp_path: Path) -> None:
     for each in (recorder, session_end):
         each.socket.close()
     broker.kill()
-
-
-def mutated(chance: random.Random) -> bytes:
-    """A plausible stream of packets, damaged in one of the ways streams get damaged."""
-    packets = [
-        wire.publish(chance.choice(["fuzz/a", "fuzz/ü", "$x"]), chance.randbytes(chance.choice([0, 5, 300])),
-                     chance.randrange(3), chance.randrange(1, 9), retain=chance.random() < 0.3),
-        wire.subscribe((chance.choice(["fuzz/#", "+/a", "$share/g/fuzz/a"]), chance.randrange(3))),
-        wire.unsubscribe("fuzz/#"),
-        *(wire.acknowledge(first, chance.randrange(9)) for first in (0x40, 0x50, 0x62, 0x70)),
-        b"\xc0\x00",
-        chance.choice(list(MALFORMED.values())),
-    ]  # fmt: skip
-    will = ("fuzz/will", b"w", chance.randrange(3), chance.random() < 0.5)
-    first = wire.connect(f"fuzz-{chance.randrange(20)}", clean=chance.random() < 0.5, will=will)
-    stream = bytearray(b"".join([first, *chance.choices(packets, k=chance.randrange(1, 30))]))
-    for _ in range(chance.choice([0, 1, 1, 2, 10])):
-        at = chance.randrange(len(stream))
-        match chance.randrange(4):
-            case 0:
-                stream[at] ^= 1 << chance.randrange(8)
-            case 1:
-                del stream[at : at + chance.randrange(1, 9)]
-                stream = stream or bytearray(b"\0")
-            case 2:
-                stream[at:at] = chance.randbytes(chance.randrange(1, 9))
-            case _:
-                stream[at] = chance.choice([0, 0x7F, 0x80, 0xFF])
-    return bytes(stream)
-
-
-def test_damaged_streams_do_no_harm(broker: EmbeddedProcess) -> None:
-    """Not to the broker, which neither ends, hangs nor grows, and not to others. `ETHER_TEST_FUZZ_S` sets how long."""
-    psutil = pytest.importorskip("psutil")
-    chance = random.Random(int(os.environ.get("ETHER_TEST_FUZZ_SEED", "1")))
-    bystander = Client(broker.host, broker.port)
-    bystander.connect()
-    bystander.subscribe(("by/stander", 1))
-    assert broker.process is not None
-    process = psutil.Process(broker.process.pid)
-    sizes, rounds, end = [], 0, time.monotonic() + FUZZ_S
-    while time.monotonic() < end:
-        rounds += 1
-        attacker = Client(broker.host, broker.port)
-        try:
-            attacker.send(mutated(chance))
-            if chance.random() < 0.5:
-                attacker.abort()
-            else:
-                attacker.socket.shutdown(socket.SHUT_WR)
-                attacker.wait_closed()
-        except OSError:
-            pass  # the broker closed first, as it should
-        attacker.socket.close()
-        if rounds % 100 == 0:
-            bystander.send(wire.publish("by/stander", b"%d" % rounds, 1, 1))
-            packets = sorted((bystander.receive(), bystander.receive()))
-            assert [packets[0].payload, packets[1].kind] == [b"%d" % rounds, 4]
-            bystander.send(wire.acknowledge(0x40, packets[0].packet_id))
-            sizes.append(process.memory_info().rss)
-
-    assert rounds > 100
-    assert process.num_fds() < 40, "sockets leak"
-    # Retained messages, sessions and their queues may legitimately stay; those are some megabytes here.
-    assert sizes[-1] - sizes[0] < 30_000_000
-    log = (broker.folder / "broker.err").read_text()
-    assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
-    bystander.socket.close()

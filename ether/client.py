@@ -88,6 +88,8 @@ class Client:
         self.run_count = 0
         """Runs that have begun in this session, trials not counted, as far as we have heard."""
         self._own_runs: dict[str, Run | None] = {}
+        self.alarms: dict[str, list[dict[str, Any]]] = {}
+        """Name of whoever raised them, to what stands: ``topic``, ``kind``, ``detail``, ``since``."""
         self.session: dict[str, Any] = {}
         self.on_change: Callable[[str, Status | None], None] = lambda name, status: None
         """Called in the network thread when an instance's status changes; None when it was cleared."""
@@ -129,13 +131,15 @@ class Client:
                     self.abouts[reserved.name] = about
                 self._changed.notify_all()
             return True
-        if message.topic in (topics.RUN, topics.SESSION):
+        if message.topic in (topics.RUN, topics.SESSION) or reserved.kind == "alarm":
             try:
                 content = codecs.decode(message.payload)[0]
             except PayloadError as exc:
                 logger.warning("%s: message on %r rejected: %s", self.name, message.topic, exc)
                 return True
-            if message.topic == topics.RUN:
+            if reserved.kind == "alarm":
+                self._take_alarms(reserved.name, content.get("alarms"))
+            elif message.topic == topics.RUN:
                 self._take_run(content)
             else:
                 self.session = content
@@ -172,6 +176,13 @@ class Client:
         """The run that began last of those that are on; empty for none."""
         with self._changed:
             return next(reversed(self.open_runs.values()), {})
+
+    def _take_alarms(self, name: str, found: Any) -> None:
+        with self._changed:
+            self.alarms.pop(name, None)
+            if isinstance(found, list) and found:
+                self.alarms[name] = [each for each in found if isinstance(each, dict)]
+            self._changed.notify_all()
 
     def _take_data(self, message: Message) -> bool:
         if not self._subscriptions:
@@ -257,7 +268,7 @@ class Client:
         if self._watching:
             return
         self.connection.subscribe(
-            [topics.status("+"), topics.about("+"), topics.RUN, topics.SESSION, self._reply_topic]
+            [topics.status("+"), topics.about("+"), topics.alarm("+"), topics.RUN, topics.SESSION, self._reply_topic]
         )
         self.echo()
         self._watching = True

@@ -634,7 +634,7 @@ class Expect(_Section):
     rate: RateText | None = Field(default=None, description="`10Hz`, `2/min ±10%`.")
     from_: str | None = Field(default=None, alias="from", description="The instance that publishes it.")
     unit: Unit | None = Field(default=None, description="Unit of the message, or a mapping of field to unit.")
-    required: Flag = Field(default=False, description="A recording without it is not complete.")
+    required: Flag = Field(default=False, description="A session without it is not in order.")
 
 
 def _record(value: object) -> object:

@@ -8,6 +8,7 @@
     │   └── FieldError                          a message that does not fit its handler, or a result its annotation
     ├── BrokerError          (ConnectionError)  no broker, or it refused us                         exit 4
     ├── StartError           (RuntimeError)     instances that did not become ready, and why        exit 1
+    ├── PreflightError       (RuntimeError)     streams that do not come as expected, and why       exit 1
     ├── CallError            (RuntimeError)     the remote side failed: type, message, traceback    exit 1
     │   └── CallTimeout      (TimeoutError)     no reply in time
     ├── SessionError         (RuntimeError)     used before `tap`, or against the running session   exit 1
@@ -34,6 +35,7 @@ __all__ = [
     "FieldError",
     "JournalError",
     "PayloadError",
+    "PreflightError",
     "Problem",
     "RecordingError",
     "SessionError",
@@ -106,6 +108,14 @@ class StartError(EtherError, RuntimeError):
     def __init__(self, failures: dict[str, str]) -> None:
         self.failures = failures
         super().__init__("\n".join(f"{name}: {reason}" for name, reason in failures.items()))
+
+
+class PreflightError(EtherError, RuntimeError):
+    """Streams that do not come as `expect:` says; `shortfalls` maps each topic to what is missing, and why."""
+
+    def __init__(self, shortfalls: dict[str, str]) -> None:
+        self.shortfalls = shortfalls
+        super().__init__("\n".join(f"{topic}: {detail}" for topic, detail in shortfalls.items()))
 
 
 class CallError(EtherError, RuntimeError):

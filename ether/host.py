@@ -32,10 +32,11 @@ from ether.client import Client
 from ether.component import Component, check, load_class, registry_marks, source_of
 from ether.config import Config
 from ether.config import Instance as InstanceConfig
-from ether.errors import BrokerError, ConfigError, EtherError, SessionError, StartError
+from ether.errors import BrokerError, ConfigError, EtherError, PreflightError, SessionError, StartError
+from ether.expect import Expectations
 from ether.instance import Instance
 from ether.member import Member, new_boot
-from ether.model import About, Message, State, Status, Summary
+from ether.model import About, Annotation, Message, State, Status, Summary
 from ether.mqtt import MAX_PAYLOAD, Address, Connection, Receipt, Tls
 from ether.outbox import Sender, leftovers, outbox_folder
 from ether.recorder.entries import journal_folder
@@ -214,6 +215,7 @@ class Host:
         self._closing = threading.Event()
         self._broker_lock = threading.Lock()
         self._critical = {name for name, (_, each) in config.named().items() if each.critical}
+        self._expected = Expectations(config.expect) if config.expect else None
         self._safe_within: dict[str, float] = {}
         """Instances that know how to make their hardware safe, and the seconds they may take."""
         self._namespace = guest.namespace if guest else config.session.namespace
@@ -346,6 +348,9 @@ class Host:
         member.on_message = self._receive
         member.connection.on_down = lambda reason: self.client.poke()
         member.connection.subscribe([topics.command("session", "+")])
+        if self._expected is not None:
+            member.connection.subscribe(list(self.config.expect), qos=0)
+            threading.Thread(target=self._watch_streams, args=(self._expected,), name="expect", daemon=True).start()
         member.on_up = lambda present: self._announce()
         if self._broker is not None and self._broker.kind == "external":
             self._refuse_second_session(url, tls)
@@ -508,6 +513,8 @@ class Host:
     def sampling_began(self) -> None:
         """Whoever is started again from now on samples at once."""
         self.started = True
+        if self._expected is not None:
+            self._expected.begin()
         for child in self._supervisor.children.values():
             if "started" in child.orders:
                 child.orders["started"] = True
@@ -572,6 +579,8 @@ class Host:
     def _receive(self, message: Message, _receipt: Receipt | None) -> None:
         for sender in self._for_the_dead:
             sender.hear(message)
+        if self._expected is not None and not topics.is_reserved(message.topic):
+            self._expected.receive(message)
         if self.client.take(message):
             return
         reserved = topics.parse(message.topic)
@@ -581,6 +590,44 @@ class Host:
             elif reserved.verb == "launch":
                 fields, _ = codecs.decode(message.payload)
                 threading.Thread(target=self._launch_asked, args=(str(fields.get("name")),)).start()
+
+    def preflight(self, timeout: float) -> None:
+        """Wait until every expected stream comes as it should; PreflightError names those that do not."""
+        expected = self._expected
+        if expected is None:
+            return
+        if not self.started:
+            raise SessionError("preflight: nothing is expected before the session has started; call start() first")
+        deadline = clock.monotonic() + timeout
+        while expected.waiting() or expected.look(self.client.abouts, self.client.statuses):
+            if clock.monotonic() >= deadline:
+                found = expected.look(self.client.abouts, self.client.statuses, patient=False)
+                raise PreflightError({each.topic: each.detail for each in found})
+            if self._closing.wait(0.1):
+                raise SessionError("preflight: the session has ended")
+
+    def _watch_streams(self, expected: Expectations) -> None:
+        """Tell what is not as expected: retained, in the log, and as annotations."""
+        standing: dict[tuple[str, str], float] = {}
+        while not self._closing.wait(1.0):
+            found = {(each.topic, each.kind): each for each in expected.look(self.client.abouts, self.client.statuses)}
+            if not self.client.connection.connected:
+                continue
+            for key in found.keys() - standing.keys():
+                standing[key] = clock.now()
+                self._tell_alarm(f"{found[key].topic}: {found[key].detail}", standing[key], None)
+            over = standing.keys() - found.keys()
+            for topic, kind in over:
+                self._tell_alarm(f"{topic}: was {kind}", standing.pop((topic, kind)), clock.now())
+            if found or over:
+                alarms = [{**asdict(each), "since": standing[key]} for key, each in sorted(found.items())]
+                payload = codecs.encode({"alarms": alarms}) if alarms else b""
+                self.client.connection.publish(topics.alarm("session"), payload, 1, retain=True)
+
+    def _tell_alarm(self, text: str, since: float, until: float | None) -> None:
+        log = logger.error if until is None else logger.warning
+        log("expected %s%s", text, "" if until is None else f", for {until - since:.0f} s")
+        self.client.annotate(Annotation(text, since, until, ("alarm",), {}, "session"))
 
     def _launch_asked(self, name: str) -> None:
         try:
@@ -665,6 +712,8 @@ class Host:
             if connection.connected:
                 self._stop_group(group, budget)
         told = connection.connected
+        for topic in self._expected.never_came() if self._expected is not None and self.started else ():
+            self._problems.append(f"{topic} is required, and nothing came")
         if told:
             self._stop_recorder()
         else:
@@ -782,7 +831,7 @@ class Host:
         # Not of a child that never got its orders: the name may be somebody else's.
         names = [*(name for name, child in self._supervisor.children.items() if child.orders), *self._endings]
         if self._member is not None:
-            for topic in (topics.SESSION, topics.RUN):
+            for topic in (topics.SESSION, topics.RUN, topics.alarm("session")):
                 connection.publish(topic, b"", 1, retain=True)
         for name in dict.fromkeys(names):
             for topic in (topics.status(name), topics.about(name)):
@@ -922,8 +971,6 @@ def _not_yet(config: Config) -> list[str]:
             found.append(
                 f"{config.where('instances', key, 'host')}: started on this machine; this version has no agents"
             )
-    if config.expect:
-        found.append(f"{config.where('expect')}: streams are not watched for in this version")
     return found
 
 

@@ -165,6 +165,18 @@ class Ether:
         if self._host is not None:
             self._host.sampling_began()
 
+    def preflight(self, timeout: float = 30.0) -> None:
+        """Wait until every stream of `expect:` comes as it should, in rate, publisher and unit.
+
+        Raises:
+            PreflightError: not within `timeout` seconds; `shortfalls` tells for each topic what is missing, and why.
+            SessionError: before `start()`, or in a process that did not begin the session.
+        """
+        self._need()
+        if self._host is None:
+            raise SessionError("only the process that began the session knows what is expected")
+        self._host.preflight(timeout)
+
     def save_all(self) -> None:
         """Run every `ether_save_all` hook."""
         self._need().control("save_all")
@@ -284,6 +296,7 @@ class Ether:
             "namespace": client.connection.namespace,
             "recording": session.get("recording"),
             "run": client.current_run or None,
+            "alarms": [{"by": name, **each} for name, found in client.alarms.items() for each in found],
             "recorder": None if recorder is None else {"state": str(recorder.state), **recorder.counts},
         }
 

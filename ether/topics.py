@@ -16,6 +16,7 @@ __all__ = [
     "SESSION",
     "Reserved",
     "about",
+    "alarm",
     "call",
     "check_filter",
     "check_name",
@@ -54,6 +55,11 @@ _MAX_BYTES = 65_535
 
 def status(name: str) -> str:
     return f"ether/status/{name}"
+
+
+def alarm(name: str) -> str:
+    """Of whoever raises alarms: retained, and cleared when there is none."""
+    return f"ether/alarm/{name}"
 
 
 def about(name: str) -> str:

@@ -82,14 +82,21 @@ class Outcome:
         return 1 if self.failed or self.problems else 0
 
 
-def host(config: Config, limit: float | None = None, before_end: Callable[[Any], None] = lambda ether: None) -> Outcome:
+def host(
+    config: Config,
+    limit: float | None = None,
+    before_end: Callable[[Any], None] = lambda ether: None,
+    preflight: float | None = None,
+) -> Outcome:
     """Run a session until Ctrl-C, `limit` seconds or `ether down`, and verify what it recorded.
 
     Args:
+        preflight: seconds within which the expected streams have to come.
         before_end: called with the session while all its instances still run.
 
     Raises:
         StartError, BrokerError, ConfigError: it did not start, and nothing is left of it.
+        PreflightError: streams did not come as expected; the session has ended.
     """
     from ether import ether
 
@@ -103,6 +110,9 @@ def host(config: Config, limit: float | None = None, before_end: Callable[[Any],
         try:
             info = ether.info()
             _tell_ready(config, info)
+            if preflight is not None:
+                ether.preflight(preflight)
+                output.line(f"preflight: {', '.join(config.expect) or 'nothing is expected'}: as expected")
             last = _watch(ether, Snapshot(total, 0.0), stop, limit)
             if ether.tapped:
                 last = _snapshot(ether, total, last.elapsed_s)

@@ -29,6 +29,8 @@ def status(json: AsJson = False) -> None:
     output.line(f"recording  {info.get('recording') or 'off'}")
     if recorder:
         output.line(f"recorded   {recorder.get('recorded', 0):,}, lost {recorder.get('lost', 0):,}")
+    for alarm in info.get("alarms") or ():
+        output.line(f"ALARM      {alarm.get('topic', '')}: {alarm.get('detail', '')}")
     if info.get("run"):
         output.line(f"run        {info['run'].get('name', '')}")
     output.line("")

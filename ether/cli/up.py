@@ -23,6 +23,12 @@ def up(
     file: ConfigFile,
     overrides: Overrides = None,
     span: For = None,
+    preflight: Annotated[
+        str | None,
+        typer.Option(
+            "--preflight", metavar="DURATION", help="End at once unless all of `expect:` comes within that time."
+        ),
+    ] = None,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once it is ready; `ether down` ends it.")
     ] = False,
@@ -38,8 +44,11 @@ def up(
     config = Config.load(file, overrides or ())
     if detach:
         words = [word for override in overrides or () for word in ("--set", override)]
-        return _detach(config, [str(file), *words, *(("--for", span) if span else ())])
-    outcome = hosting.host(config, limit)
+        return _detach(
+            config,
+            [str(file), *words, *(("--for", span) if span else ()), *(("--preflight", preflight) if preflight else ())],
+        )
+    outcome = hosting.host(config, limit, preflight=seconds(preflight, "--preflight"))
     hosting.tell(outcome)
     return outcome.exit_code
 

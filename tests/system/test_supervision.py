@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ether.errors import PreflightError
 from ether.recorder.verify import verify
 
 pytestmark = pytest.mark.timeout(120)
@@ -152,3 +153,63 @@ def _is_broker(process: psutil.Process) -> bool:
         return any("ether_broker" in word or word.endswith("/mosquitto") for word in process.cmdline())
     except psutil.NoSuchProcess:
         return False
+
+
+# --- streams that are expected
+
+
+def _ticking(**more: Any) -> dict[str, Any]:
+    expect = {"rate": "20Hz ±50%", "from": "ticker", "required": True, **more}
+    return {
+        "broker": "embedded",
+        "instances": {"ticker": {"class_path": "lab_parts.Ticker"}, "echo": {"class_path": "lab_parts.Echo"}},
+        "expect": {"tick": expect},
+    }
+
+
+def test_preflight_returns_once_all_comes_as_expected(ether):
+    ether.tap(_ticking())
+    ether.start()
+
+    ether.preflight(30.0)
+
+    assert ether.info()["alarms"] == []
+    assert ether.shutdown().problems == ()
+
+
+def test_preflight_names_what_is_missing_and_why(ether):
+    ether.tap({**_ticking(), "expect": {"lab/gas": {"from": "echo"}, "lab/none": {}}})
+    ether.start()
+
+    with pytest.raises(PreflightError) as told:
+        ether.preflight(0.5)
+
+    assert told.value.shortfalls == {
+        "lab/gas": "nothing has come: echo is ready, but does not publish it",
+        "lab/none": "nothing has come: no instance says that it publishes it",
+    }
+
+
+def test_a_stream_that_falls_silent_is_a_retained_alarm_and_in_the_recording(ether, until):
+    ether.tap(_ticking())
+    ether.start()
+    ether.preflight(30.0)
+
+    os.kill(ether.instances()["ticker"].pid, signal.SIGSTOP)
+    until(lambda: [(each["topic"], each["kind"]) for each in ether.info()["alarms"]] == [("tick", "silent")], 10.0)
+    os.kill(ether.instances()["ticker"].pid, signal.SIGCONT)
+    until(lambda: ether.info()["alarms"] == [], 30.0)
+    summary = ether.shutdown()
+
+    with ether.open(summary.recording) as recording:
+        told = [each for each in recording.annotations if "alarm" in each.tags]
+    assert [(each.text.partition(" for ")[0], each.t1 is not None) for each in told] == [
+        ("tick: nothing", False), ("tick: was silent", True),
+    ]  # fmt: skip
+
+
+def test_a_required_stream_that_never_came_is_a_problem_of_the_session(ether):
+    ether.tap({**_ticking(), "expect": {"lab/gas": {"required": True}}})
+    ether.start()
+
+    assert ether.shutdown().problems == ("lab/gas is required, and nothing came",)

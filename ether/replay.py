@@ -115,38 +115,28 @@ class _Chosen:
     ) -> None:
         self._recording = recording
         self._filters = topic_filters
-        if run is not None:
-            run = _run(recording, run)
-            start = run.started if start is None else max(start, run.started)
-            if run.stopped is not None:
-                end = run.stopped if end is None else min(end, run.stopped)
-        self._from = -math.inf if start is None else start * 1e9
-        self._until = math.inf if end is None else end * 1e9
+        try:
+            self._spans = recording.spans(run, start, end)
+        except KeyError as exc:
+            raise SessionError(exc.args[0]) from None
 
-    def __iter__(self) -> Iterator[Recorded]:
+    def __iter__(self) -> Iterator[tuple[int, Recorded]]:
+        """Yield each message, and in which of the stretches it was received."""
         for message in self._recording.messages():
+            at = message.received_ns
+            stretch = next((place for place, (first, last) in enumerate(self._spans) if first <= at < last), None)
             if (
-                self._from <= message.received_ns < self._until
+                stretch is not None
                 and not message.retain
                 and topics.parse(message.topic) is None
                 and (not self._filters or topics.matches_any(self._filters, message.topic))
             ):
-                yield message
+                yield stretch, message
 
-    def span_s(self) -> float:
-        """Return how long the chosen stretch is, at most."""
+    def length_s(self) -> float:
+        """Return how long the stretches are, at most."""
         first, last = self._recording.span_ns
-        return max(0.0, (min(last, self._until) - max(first, self._from)) / 1e9)
-
-
-def _run(recording: Recording, run: Run | str) -> Run:
-    if isinstance(run, Run):
-        return run
-    for each in recording.runs:
-        if run in (each.id, each.name):
-            return each
-    known = ", ".join(repr(each.name) for each in recording.runs) or "none"
-    raise SessionError(f"no run {run!r} in {recording.path.name}; there are: {known}")
+        return sum(max(0, min(last, end) - max(first, start)) for start, end in self._spans) / 1e9
 
 
 class _Player:
@@ -295,15 +285,15 @@ class _Player:
 
     def _round(self) -> None:
         """Publish the chosen messages once. Deadlines are counted from the first: being late adds up to nothing."""
-        before: Recorded | None = None
-        position_s, total_s = 0.0, self._chosen.span_s()
+        before: tuple[int, Recorded] | None = None
+        position_s, total_s = 0.0, self._chosen.length_s()
         start = start_wall = 0.0
-        for message in self._chosen:
+        for stretch, message in self._chosen:
             if before is None:  # only now: to find the first one may take a while
                 start, start_wall = clock.monotonic(), clock.now()
-            else:
-                position_s += _step_s(before, message)
-            before = message
+            elif before[0] == stretch:  # what lies between two runs is left out
+                position_s += _step_s(before[1], message)
+            before = stretch, message
             due_s = position_s / self._speed
             if not self._wait(start + due_s):
                 return

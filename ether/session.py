@@ -417,7 +417,8 @@ class Ether:
             speed: 10 is ten times as fast, ``float("inf")`` as fast as the broker takes it.
             loop: begin again at the end, until stopped.
             topics: only what these filters match.
-            run: only what was received during this run: the run itself, its name or id.
+            run: only what was received during this run: the run itself, its name (all runs of it, one after the other),
+                id or number.
             start: only what was received from then on, Unix seconds.
             end: only what was received before, Unix seconds.
             replace: live instances; what they had published is left out, since they publish it now.

@@ -212,12 +212,28 @@ def test_topic_run_and_time_choose(live: Any, workdir: Path) -> None:
     assert replayed(run="growth") == [2, 3, 4, 5]
     assert replayed(run="growth", topics=["lab/a"], start=T0_NS / 1e9 + 3) == [4]
     assert replayed(end=T0_NS / 1e9 + 2) == [0, 1]
-    with pytest.raises(SessionError, match="no run 'other' in a.h5; there are: 'growth'"):
+    with pytest.raises(SessionError, match="no run 'other'; there are: 'growth'"):
         replayed(run="other")
     with pytest.raises(SessionError, match="no live instance 'oven' to replace what was recorded; alive: nobody"):
         replayed(replace="oven")
     with pytest.raises(SessionError, match="nothing to compare"):
         replayed(diff=True)
+
+
+def test_all_runs_of_a_name_come_one_after_the_other_without_the_time_between(live: Any, workdir: Path) -> None:
+    def run(identity: str, first: float, last: float) -> list[tuple[float, str, bytes]]:
+        began = {**RUN, "id": identity, "started": T0_NS / 1e9 + first}
+        ended = {**began, "stopped": T0_NS / 1e9 + last}
+        return [(at, "ether/run", json.dumps(each).encode()) for at, each in ((first, began), (last, ended))]
+
+    messages = [*run("r1", 0.0, 0.2), (0.1, "lab/a", b"1"), (1800.0, "lab/a", b"2"), (3600.1, "lab/a", b"3")]
+    file = made(workdir / "a.h5", sorted([*messages, *run("r2", 3600.0, 3600.2)]))
+    came: queue.Queue[Any] = queue.Queue()
+    live.subscribe("lab/a", came.put)
+
+    done = live.replay(file, run="growth")
+
+    assert [came.get(timeout=5).fields["value"] for _ in range(done.messages)] == [1, 3]
 
 
 def test_a_loop_begins_again_until_it_is_stopped(live: Any, workdir: Path) -> None:

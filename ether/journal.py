@@ -12,6 +12,7 @@ it once was. Segments are preallocated, so a full disk shows before a record is 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -70,9 +71,13 @@ class Damage:
     """Number of the first record lost."""
     last: int
     """Number of the last record lost; below `first` where only the segment's header is hurt."""
+    proven: bool = True
+    """Something behind it proves that it had been committed; otherwise a power cut may have torn the last commit."""
 
     def __str__(self) -> str:
         lost = f"records {self.first} to {self.last} are lost" if self.last >= self.first else "no record is lost"
+        if not self.proven:
+            lost += ", of a last commit that was perhaps never finished"
         return f"{self.segment}: {self.length} damaged bytes at {self.offset}; {lost}"
 
 
@@ -305,6 +310,7 @@ class Journal:
                 sync_directory(self.folder.parent)
 
     def _recover(self, replay: Callable[[Record], None] | None) -> None:
+        torn = self._cut_unfinished()
         reader = JournalReader(self.folder, dropped=self._transient)
         try:
             while records := reader.read():
@@ -324,6 +330,40 @@ class Journal:
         self._index = _index(segments[-1]) if segments else 0
         if segments:
             self._continue(segments[-1], end)
+        for body in torn:
+            record = Record(self.append(body), body)
+            self.recovery.records += 1
+            if replay is not None:
+                replay(record)
+        self.commit()
+
+    def _cut_unfinished(self) -> list[bytes]:
+        """Take a last commit of which a power cut left only some parts off the end; return the bodies that are whole.
+
+        They are committed anew, since a hole before the next commit would look like damage to what was committed.
+        """
+        segments = _segments(self.folder)
+        if not segments:
+            return []
+        with contextlib.closing(_Segment(segments[-1])) as segment:
+            while segment.take(4096, _CHUNK):
+                pass
+            hole = segment.offset
+            found = segment.resync(0, proven=False)
+            if found is None or segment.resync(0, proven=True) is not None:
+                return []
+            bodies = []
+            while found is not None:
+                segment.offset = found[0]
+                while records := segment.take(4096, _CHUNK):
+                    bodies += [record.body for record in records]
+                found = segment.resync(0, proven=False)
+        used = _used(segments[-1], hole)
+        self.recovery.torn_bytes = used - hole
+        self._quarantine("torn", segments[-1].name, hole, used - hole)
+        logger.warning("journal %s: the last commit has a hole; %d of its records are whole", self.folder, len(bodies))
+        os.truncate(segments[-1], hole)
+        return bodies
 
     def _continue(self, path: Path, end: tuple[Path | None, int]) -> None:
         """Go on appending to the last segment behind its last good record; remove one that never came to life."""
@@ -460,7 +500,12 @@ class JournalReader:
         offset, number = found
         if number > self.next_number:
             length = offset - segment.offset
-            self.damage.append(Damage(segment.path.name, segment.offset, length, self.next_number, number - 1))
+            proven = (
+                growing
+                or any(_index(path) > segment.index for path in _segments(self.folder))
+                or segment.resync(self.next_number, proven=True) is not None
+            )
+            self.damage.append(Damage(segment.path.name, segment.offset, length, self.next_number, number - 1, proven))
             self.next_number = number
         segment.offset = offset
         return True

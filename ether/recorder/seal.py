@@ -154,7 +154,8 @@ def recover(file: str | os.PathLike[str]) -> bool:
         finally:
             reader.close()
         if builder.messages or not target.exists():
-            seal(builder.path, target, journal, [str(damage) for damage in reader.damage])
+            damage = [str(each) for each in reader.damage if each.proven]
+            seal(builder.path, target, journal, damage)
         else:
             _drop(journal)
     return True

@@ -186,6 +186,33 @@ def test_a_missing_segment_is_damage(tmp_path: Path) -> None:
     assert sorted([*numbers, *range(damage.first, damage.last + 1)]) == list(range(3000))
 
 
+def test_a_last_commit_with_a_hole_is_torn_and_not_damage(tmp_path: Path) -> None:
+    """A power cut may keep the end of a write and lose its beginning; nothing says that it was ever finished."""
+    fill(tmp_path / "j", 20)
+    with Journal(tmp_path / "j") as journal:
+        for body in (b"twenty", b"twenty-one", b"twenty-two"):
+            journal.append(body)
+        journal.commit()
+    segment = only_segment(tmp_path / "j")
+    whole = segment.read_bytes()
+    place = whole.index(b"twenty-one")
+    segment.write_bytes(whole[:place] + bytes(10) + whole[place + 10 :])
+
+    with JournalReader(tmp_path / "j") as reader:
+        assert [record.body for record in reader][20:] == [b"twenty", b"twenty-two"]
+        assert [(damage.first, damage.last, damage.proven) for damage in reader.damage] == [(21, 21, False)]
+    replayed: list[Record] = []
+    with Journal(tmp_path / "j", replay=replayed.append) as journal:
+        assert journal.recovery.damage == []
+        assert [(record.number, record.body) for record in replayed[20:]] == [(20, b"twenty"), (21, b"twenty-two")]
+        journal.append(b"after")
+        journal.commit()
+
+    with JournalReader(tmp_path / "j") as reader:
+        assert [record.body for record in reader][20:] == [b"twenty", b"twenty-two", b"after"]
+        assert reader.damage == []
+
+
 def test_a_hurt_header_loses_no_record(tmp_path: Path) -> None:
     written = fill(tmp_path / "j", 30)
     segment = only_segment(tmp_path / "j")

@@ -26,12 +26,15 @@ from ether.errors import RecordingError
 from ether.journal import JournalReader, sync_directory
 from ether.recorder import layout
 from ether.recorder.entries import Kind, journal_folder, unpack
+from ether.recorder.marker import hold
 from ether.recorder.writer import LIBVER, Builder
 
 __all__ = ["content_sha256", "dataset_sha256", "recover", "seal"]
 
 logger = logging.getLogger(__name__)
 
+DROPPED = ".dropped"
+"""Ends the name of a journal's folder that is not needed any more."""
 _BLOCK_BYTES = 4 << 20
 _CHUNK_BYTES = 256 << 10
 _TINY_BYTES = 4 << 10
@@ -176,20 +179,27 @@ class _Held:
     def __init__(self, journal: Path) -> None:
         from ether.journal import _lock
 
-        self._file = _lock(journal)
+        self._files = [_lock(journal), hold(journal)]  # and against its writer, which may still be about to end
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        for file in self._files:
+            if file is not None:
+                file.close()
 
 
 def _drop(journal: Path) -> None:
-    """Remove the journal; what cannot be removed is only untidy, since its content is proven to be in the file."""
-    shutil.rmtree(journal, ignore_errors=True)
+    """Remove the journal; what cannot be removed is only untidy, since its content is proven to be in the file.
+
+    It loses its name first: half a journal must never be taken for the journal, and made into the file anew.
+    """
+    dropped = journal.with_suffix(DROPPED)
+    shutil.rmtree(dropped, ignore_errors=True)
+    journal.rename(dropped)
     sync_directory(journal.parent)
+    shutil.rmtree(dropped, ignore_errors=True)
 
 
 def _rewrite(source: h5py.File, final: h5py.File) -> None:

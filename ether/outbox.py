@@ -130,6 +130,10 @@ class Outbox:
         self._reread = True
         self._questions = count(1)
         self._question = 0
+        self._farewell = 0
+        """The question that followed the goodbye of a dead start."""
+        self.parted = False
+        """The recorder has that goodbye on disk."""
         self._answer_by = 0.0
         self._patience = _PATIENCE_S[0]
         self._journal = Journal(
@@ -231,6 +235,7 @@ class Outbox:
                         # The question went behind all that is in doubt, so what is not there now has been lost.
                         track.wanted = track.wanted or _span(track.stored, track.doubtful)
             if answered:
+                self.parted = self._question == self._farewell
                 self._question, self._patience = 0, _PATIENCE_S[0]
             self._forget_stored()
             self._room.notify_all()
@@ -317,6 +322,16 @@ class Outbox:
             self._question, self._answer_by = next(self._questions), now + self._patience
             wanted = {topic: track for topic, track in self.tracks.items() if track.behind and track.wanted}
         return (self._collect(wanted) if wanted else []), self._question
+
+    def farewell(self) -> int | None:
+        """Return the number of the question to follow a goodbye; None while the answer to the last is awaited."""
+        now = clock.monotonic()
+        with self._room:
+            if self._question and now < self._answer_by:
+                return None
+            self._question = self._farewell = next(self._questions)
+            self._answer_by = now + self._patience
+            return self._question
 
     def _collect(self, wanted: dict[str, _Track]) -> list[tuple[str, bytes]]:
         """Read from the file what is wanted, as much as may be sent at once. Only the sending thread calls this."""
@@ -587,7 +602,7 @@ class Sender:
         if not self._recorder or not self._connection.connected:
             return
         if outbox is not self._outbox and outbox.confirmed:
-            self._say_goodbye(outbox)
+            self._part_with(outbox)
             return
         step = outbox.step()
         if step is None:
@@ -598,20 +613,31 @@ class Sender:
         if again:
             self.counts["resent"] += len(again)
             logger.info("%s: sent %d messages again", self.name, len(again))
+        self._ask(outbox, question)
+
+    def _ask(self, outbox: Outbox, question: int) -> None:
         asked = {"by": self.name, "boot": outbox.boot, "id": question}
         self._connection.publish(topics.command(RECORDER, "confirm"), json.dumps(asked).encode(), 1)
 
-    def _say_goodbye(self, outbox: Outbox) -> None:
-        """All that a dead start had is stored: say its last numbers on its behalf, which closes its account."""
+    def _part_with(self, outbox: Outbox) -> None:
+        """All that a dead start had is stored: say its last numbers on its behalf, which closes its account.
+
+        A broker may die with the goodbye, so the outbox stays until the recorder answers a question that followed it.
+        """
+        if outbox.parted:
+            with self._began:
+                self._boxes.remove(outbox)
+            outbox.close(remove=True)
+            return
+        question = outbox.farewell()
+        if question is None:
+            return
         content = {
             "state": "disconnected", "boot": outbox.boot, "t": clock.now(), "last": outbox.last_numbers(),
-            "detail": "it died; what it had published was sent on its behalf",
+            "detail": "it died; what it had published was sent on its behalf", "outbox": "disk",
         }  # fmt: skip
         self._connection.publish(topics.status(self.name), json.dumps(content).encode(), 1)
-        self._connection.flush(1.0)
-        with self._began:
-            self._boxes.remove(outbox)
-        outbox.close(remove=True)
+        self._ask(outbox, question)
 
     # The end
 
@@ -640,7 +666,7 @@ class Sender:
             self._thread.join(5.0)
         for outbox in self._boxes:
             left = outbox.unconfirmed()
-            outbox.close(remove=not left)
+            outbox.close(remove=not left and (outbox is self._outbox or outbox.parted))
             if left:
                 logger.error(
                     "%s: the recorder has not confirmed %d messages on %d topics; they are kept in %s",

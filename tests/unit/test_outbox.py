@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -293,6 +294,40 @@ def test_a_confirmation_for_another_boot_confirms_nothing(tmp_path: Path, until:
     until(lambda: sender._boxes[0].confirmed)
     sender.close()
     assert not (tmp_path / "oven").exists()
+
+
+def test_a_dead_start_is_forgotten_only_when_its_goodbye_is_on_disk(
+    tmp_path: Path, until: Callable[..., None], opened: Callable[..., Outbox]
+) -> None:
+    dead = opened()  # of boot b1
+    _keep(dead, [0])
+    dead.close(remove=False)
+    wire = Wire()
+    sender = Sender(wire, "oven", "b2", tmp_path / "oven")  # type: ignore[arg-type]  # as much of one as is needed
+    sender.hear(Message("ether/status/recorder", b'{"state":"ready","boot":"r1"}'))
+    sender.begin()
+    until(lambda: sender._boxes)
+    sender.hear(Message("ether/stored/oven", b'{"boot":"b1","topics":{"lab/oven":0}}'))
+
+    def asked() -> list[int]:
+        """Return the questions that followed a goodbye."""
+        sent = list(wire.sent)
+        found = [place for place, (topic, _) in enumerate(sent) if topic == "ether/status/oven"]
+        return [json.loads(sent[place + 1][1])["id"] for place in found if place + 1 < len(sent)]
+
+    until(asked, what="a goodbye")
+    sender.renew()  # the broker died with it
+    until(lambda: len(asked()) == 2, what="another goodbye")
+    assert (tmp_path / "oven" / "b1").exists()
+
+    def answered() -> bool:
+        said = {"boot": "b1", "topics": {}, "asked": asked()[-1]}
+        sender.hear(Message("ether/stored/oven", json.dumps(said).encode()))
+        return sender.settle(0.2)
+
+    until(answered, what="the end of the dead start")
+    assert not (tmp_path / "oven").exists()
+    sender.close()
 
 
 def test_a_full_outbox_is_told_once_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

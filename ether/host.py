@@ -112,6 +112,8 @@ class Guest:
             outbox.close()
         if last and self.connection.connected:
             content = {"state": "disconnected", "boot": self.client.boot, "t": clock.now(), "last": last}
+            if outbox is not None:
+                content["outbox"] = "disk"  # a guest has no self-description to say so
             self.connection.publish(topics.status(self.client.name), codecs.encode(content), 1)
         self.connection.close(5.0)
 
@@ -355,7 +357,7 @@ class Host:
         if self._broker is not None and self._broker.kind == "external":
             self._refuse_second_session(url, tls)
         member.open()
-        member.set_about(About("session", host=socket.gethostname(), pid=os.getpid(), version=package.__version__))
+        self._describe(member)
         self.client.watch()
         runtime.remember(
             {
@@ -376,6 +378,10 @@ class Host:
                 f"a session runs already at {_plain(url)} (process {other.pid} on {other.host}); "
                 "set session.namespace to run beside it"
             )
+
+    @staticmethod
+    def _describe(member: Member) -> None:
+        member.set_about(About("session", host=socket.gethostname(), pid=os.getpid(), version=package.__version__))
 
     def _announce(self) -> None:
         assert self._member is not None and self._broker is not None
@@ -401,6 +407,7 @@ class Host:
         self._announce()
         if self._member is not None:
             self._member.outbox = self.client.outbox = self._sender("session", self._member)
+            self._describe(self._member)
         return {
             "name": "recorder",
             "url": url,

@@ -59,6 +59,7 @@ def read_about(name: str, payload: bytes) -> About | None:
         found = pydantic_core.from_json(payload)
         keys = (
             "boot", "host", "pid", "version", "source", "file", "args", "kwargs", "publishes", "subscribes", "calls",
+            "outbox",
         )  # fmt: skip
         return About(name, class_name=str(found.get("class", "")), **{key: found[key] for key in keys if key in found})
     except (ValueError, AttributeError, TypeError):
@@ -121,7 +122,8 @@ class Member:
 
     def set_about(self, about: About) -> None:
         """Announce the self-description, now and at every reconnect."""
-        self._about = replace(about, name=self.name, boot=self.boot)
+        outbox = "" if self.outbox is None else "disk"
+        self._about = replace(about, name=self.name, boot=self.boot, outbox=outbox)
         if self.connection.connected:
             self._announce_about()
 

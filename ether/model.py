@@ -119,6 +119,8 @@ class About:
     """Topic filter to ``{"fields": …, "methods": [names]}``."""
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Method name to ``{"params": …, "kind": "get" | "save"}``."""
+    outbox: str = ""
+    """``disk`` or ``memory``: where it keeps what is not known to be recorded; empty where it does not."""
 
 
 @dataclass(frozen=True, slots=True)

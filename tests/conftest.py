@@ -169,6 +169,8 @@ class BrokerProcess:
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
+    plain: bool = False
+    """As it is delivered: Mosquitto then drops what exceeds its default limits."""
 
     @property
     def url(self) -> str:
@@ -180,7 +182,8 @@ class BrokerProcess:
             command += ["--data", str(self.folder / "data")]
         else:
             lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "log_type error"]
-            lines += ["max_queued_messages 100000", "set_tcp_nodelay true"]
+            if not self.plain:
+                lines += ["max_queued_messages 100000", "set_tcp_nodelay true"]
             if os.geteuid() == 0:
                 lines.append("user root")
             (self.folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
@@ -293,6 +296,15 @@ def broker_kind(request: pytest.FixtureRequest) -> str:
 def broker(broker_kind: str, free_port: int, tmp_path: Path) -> Iterator[BrokerProcess]:
     """A broker that belongs to no session, of each kind."""
     process = BrokerProcess(broker_kind, tmp_path, free_port)
+    process.start()
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def plain_broker(broker_kind: str, free_port: int, tmp_path: Path) -> Iterator[BrokerProcess]:
+    """The same with the configuration it is delivered with."""
+    process = BrokerProcess(broker_kind, tmp_path, free_port, plain=True)
     process.start()
     yield process
     process.kill()

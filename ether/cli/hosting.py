@@ -75,6 +75,11 @@ class Outcome:
             return sum(tally.stored for tally in self.report.tallies if tally.publisher == name) or None
         return self.last.counts.get(name, {}).get("published")
 
+    def level(self, name: str) -> str | None:
+        """Return what the recording guarantees to an instance, the least of its topics; None for none published."""
+        tallies = [] if self.report is None else self.report.tallies
+        return min((tally.level for tally in tallies if tally.publisher == name), default=None)
+
     @property
     def exit_code(self) -> int:
         if self.report is not None and not self.report.complete:
@@ -242,13 +247,14 @@ def tell(outcome: Outcome) -> None:
     if not output.settings.quiet:
         columns = ("received", "handled", "failed")
         output.table(
-            ["NAME", "STATE", *map(str.upper, columns), "PUBLISHED", "DETAIL"],
+            ["NAME", "STATE", *map(str.upper, columns), "PUBLISHED", "LEVEL", "DETAIL"],
             [
                 [
                     name,
                     state,
                     *(outcome.last.counts.get(name, {}).get(column) for column in columns),
                     outcome.published(name),
+                    outcome.level(name),
                     outcome.last.details.get(name, ""),
                 ]
                 for name, state in outcome.last.states.items()

@@ -34,6 +34,10 @@ def rows(ether: Any) -> list[dict[str, Any]]:
     return [_as_row(instance) for name, instance in sorted(ether.instances().items()) if name != "session"]
 
 
+_LEVELS = {"disk": "L3", "memory": "L2"}
+"""Where an instance keeps what is not recorded yet, and what that guarantees."""
+
+
 def _as_row(instance: Any) -> dict[str, Any]:
     """Return what is known of one instance as JSON-able fields."""
     return {
@@ -44,5 +48,6 @@ def _as_row(instance: Any) -> dict[str, Any]:
         "host": instance.host,
         "pid": instance.pid,
         "detail": instance.detail or "",
+        "level": _LEVELS.get(instance.about.outbox, "") if instance.about is not None else "",
         "counts": dict(instance.counts or {}),
     }

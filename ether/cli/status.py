@@ -9,6 +9,7 @@ from ether.cli.ps import rows
 
 __all__ = ["status"]
 
+_LEVELS = ("L3", "L2", "L1", "L0")
 _COUNTS = ("received", "handled", "failed", "rejected", "published", "missed", "queued")
 
 
@@ -28,18 +29,21 @@ def status(json: AsJson = False) -> None:
     output.line(f"broker     {broker.get('url', '')} ({broker.get('kind', '')}, {broker.get('why', '')})")
     output.line(f"recording  {info.get('recording') or 'off'}")
     if recorder:
-        output.line(f"recorded   {recorder.get('recorded', 0):,}, lost {recorder.get('lost', 0):,}")
+        levels = ", ".join(f"{recorder[level]:,} at {level}" for level in _LEVELS if recorder.get(level))
+        said = f"recorded   {recorder.get('recorded', 0):,}, lost {recorder.get('lost', 0):,}"
+        output.line(f"{said} (readings: {levels})" if levels else said)
     for alarm in info.get("alarms") or ():
         output.line(f"ALARM      {alarm.get('topic', '')}: {alarm.get('detail', '')}")
     if info.get("run"):
         output.line(f"run        {info['run'].get('name', '')}")
     output.line("")
     output.table(
-        ["NAME", "STATE", *(name.upper() for name in _COUNTS), "DETAIL"],
+        ["NAME", "STATE", "LEVEL", *(name.upper() for name in _COUNTS), "DETAIL"],
         [
             [
                 row["name"],
                 row["state"],
+                row["level"],
                 *(row["counts"].get(name) for name in _COUNTS),
                 row["detail"].partition("\n")[0],
             ]

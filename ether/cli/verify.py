@@ -34,15 +34,18 @@ def verify(file: RecordingFile, json: AsJson = False) -> int:
 
 def _show(report: Report) -> None:
     output.table(
-        ["PUBLISHER", "TOPIC", "FIRST", "LAST", "STORED", "TWICE", "MISSING", "HOLES"],
+        ["PUBLISHER", "TOPIC", "LEVEL", "FIRST", "LAST", "RECEIVED", "STORED", "TWICE", "REJECTED", "MISSING", "HOLES"],
         [
             [
-                tally.publisher,
+                tally.publisher or "(unnumbered)",
                 tally.topic,
+                tally.level,
                 tally.first if tally.first >= 0 else None,
                 tally.last if tally.last >= 0 else None,
+                tally.received,
                 tally.stored,
                 tally.duplicates,
+                tally.rejected,
                 tally.missing,
                 holes_text(tally.holes),
             ]
@@ -51,6 +54,9 @@ def _show(report: Report) -> None:
     )
     if report.revisions:
         output.line(f"revisions: {report.revisions}, up to sha256 {report.revisions_sha256}")
+    for each in report.reported:
+        losses = ", ".join(f"{name} {count:,}" for name, count in each.items() if name not in ("publisher", "boot"))
+        output.line(f"reported: {each['publisher']} (boot {each['boot']}): {losses}")
     for line in report.unproven:
         output.line(f"unproven: {line}")
     for line in report.damage:

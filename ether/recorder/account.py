@@ -12,8 +12,10 @@ import pydantic_core
 from ether import codecs
 from ether.model import Envelope
 
-__all__ = ["Account", "Track", "numbering", "readings_in"]
+__all__ = ["NOBODY", "Account", "Track", "numbering", "readings_in"]
 
+NOBODY = ("", "")
+"""Stands for publisher and boot of messages without numbers: MQTT does not tell who sent them."""
 _MOST_READINGS = 10_000_000
 _CBOR_KEY = b"\x66_ether"
 
@@ -34,6 +36,8 @@ class Track:
     """What the publisher said at its end to be its last number."""
     mark: int | None = None
     """The publisher said that it can send nothing below this number again."""
+    qos: int = 2
+    """The lowest quality of service that a message came with."""
 
     def take(self, first: int, last: int) -> bool:
         """Note that `first` to `last` came; False where all of them had come before."""
@@ -111,13 +115,20 @@ class Account:
     def __init__(self) -> None:
         self.tracks: dict[tuple[str, str, str], Track] = {}
         """By (publisher, boot, topic)."""
+        self.outboxes: dict[tuple[str, str], str] = {}
+        """(Publisher, boot) to where it keeps what is not recorded yet, as far as it said so: ``disk``, ``memory``."""
         self._fresh: set[tuple[str, str]] = set()
         self._known: set[tuple[str, str]] = set()
 
-    def take(self, topic: str, envelope: Envelope) -> bool:
+    def take(self, topic: str, envelope: Envelope | None, qos: int = 1) -> bool:
         """Note a message; False where it is a duplicate, which is not to be stored."""
-        key = (envelope.by, envelope.b, topic)
+        key = (*NOBODY, topic) if envelope is None else (envelope.by, envelope.b, topic)
         track = self.tracks.get(key) or self.open(key)
+        if qos < track.qos:
+            track.qos = qos
+        if envelope is None:
+            track.received += 1
+            return True
         return track.take(envelope.n, envelope.n + readings_in(envelope) - 1)
 
     def lacking(self, topic: str, envelope: Envelope) -> list[list[int]]:
@@ -140,12 +151,33 @@ class Account:
             self._known.add(key)
             if status.get("state") == "init" and not replay:
                 self._fresh.add(key)
+        self.described(name, status)
         last = status.get("last")
         if status.get("state") == "disconnected" and isinstance(last, dict):
             for topic, number in last.items():
                 if type(number) is int and number >= 0:
                     track = self.tracks.get((name, boot, topic)) or self.open((name, boot, topic))
                     track.last = number
+
+    def described(self, name: str, about: dict[str, Any]) -> None:
+        """Note a self-description, or a status that says as much: whether its publisher has an outbox."""
+        if (outbox := about.get("outbox")) in ("disk", "memory"):
+            self.outboxes[name, str(about.get("boot", ""))] = outbox
+
+    def level(self, key: tuple[str, str, str]) -> str:
+        """Return what is guaranteed to a publisher on a topic, ``L0`` to ``L3``, as the reference of the file says."""
+        outbox = self.outboxes.get(key[:2], "") if key[:2] != NOBODY else ""
+        if outbox:
+            return "L3" if outbox == "disk" else "L2"
+        return "L1" if self.tracks[key].qos else "L0"
+
+    def levels(self) -> dict[str, int]:
+        """Return how many readings came at each level."""
+        found: dict[str, int] = {}
+        for key, track in list(self.tracks.items()):
+            level = self.level(key)
+            found[level] = found.get(level, 0) + track.received
+        return found
 
     def missing(self) -> int:
         return sum(track.missing() for track in self.tracks.values())
@@ -154,7 +186,8 @@ class Account:
         """Return whether every publisher has said its last numbers, and all up to them have come."""
         return all(
             track.last is not None and track.spans and track.spans[-1][1] >= track.last
-            for track in list(self.tracks.values())
+            for key, track in list(self.tracks.items())
+            if key[:2] != NOBODY
         )
 
     def duplicates(self) -> int:

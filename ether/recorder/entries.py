@@ -15,6 +15,7 @@ from ether.journal import Record
 
 __all__ = [
     "DUP",
+    "LOSSES",
     "QOS",
     "RESENT",
     "RETAIN",
@@ -32,6 +33,9 @@ RETAIN = 4
 DUP = 8
 RESENT = 16
 """Came on `ether/resend/…`; the entry's topic is the data topic."""
+
+LOSSES = ("dropped", "unstored", "missed")
+"""Counts in a status that tell of losses: given up, not kept for sending again, never sampled. A change is news."""
 
 _HEAD = struct.Struct("<BBqqH")
 

@@ -29,8 +29,21 @@ from ether.journal import Journal, Record
 from ether.member import Member, new_boot
 from ether.model import About, Envelope, Message, State
 from ether.mqtt import Receipt, Tls
-from ether.recorder.account import Account, numbering, readings_in
-from ether.recorder.entries import DUP, RESENT, RETAIN, Entry, Kind, data_topic, head, journal_folder, note, unpack
+from ether.recorder.account import NOBODY, Account, numbering, readings_in
+from ether.recorder.entries import (
+    DUP,
+    LOSSES,
+    QOS,
+    RESENT,
+    RETAIN,
+    Entry,
+    Kind,
+    data_topic,
+    head,
+    journal_folder,
+    note,
+    unpack,
+)
 from ether.recorder.marker import Marker, hold
 from ether.recorder.pings import Pings
 from ether.recorder.redact import redacted
@@ -147,14 +160,16 @@ class Ingest:
         reserved = topics.parse(entry.topic)
         if reserved is None:
             envelope = numbering(entry.payload)
+            self.account.take(entry.topic, envelope, entry.flags & QOS)
             if envelope is not None:
-                self.account.take(entry.topic, envelope)
                 self._changed.add((envelope.by, envelope.b))
             return
         if reserved.kind == "status":
             self._heard(reserved.name, entry.payload, bool(entry.flags & RETAIN))
         elif reserved.kind in ("about", "run", "session"):
             self._retained[entry.topic] = entry.payload
+            if reserved.kind == "about":
+                self._described(reserved.name, entry.payload)
         elif reserved.kind == "annotation":
             self._is_first(entry.payload)
 
@@ -264,8 +279,9 @@ class Ingest:
             envelope = numbering(payload)
             if envelope is not None and envelope.k and self._append_part(item, topic, envelope):
                 return
+            new = self.account.take(topic, envelope, flags & QOS)
             if envelope is not None:
-                if not self.account.take(topic, envelope):
+                if not new:
                     self._again[envelope.by, envelope.b, topic] += 1
                     self.counts["duplicates"] += 1
                     return
@@ -325,6 +341,8 @@ class Ingest:
             if flags & RETAIN and self._retained.get(topic) == payload:
                 return False
             self._retained[topic] = payload
+            if reserved.kind == "about":
+                self._described(reserved.name, payload)
         elif flags & RETAIN:
             return False
         elif reserved.kind == "annotation":
@@ -382,7 +400,9 @@ class Ingest:
             status = {"state": payload.decode(errors="replace")}
         if not isinstance(status, dict):
             return True
-        said = (status.get("state"), status.get("boot"), status.get("detail"), str(status.get("last")))
+        counts = status.get("counts")
+        losses = [counts.get(name) for name in LOSSES] if isinstance(counts, dict) else []
+        said = (status.get("state"), status.get("boot"), status.get("detail"), str(status.get("last")), str(losses))
         if self._states.get(name) == said:
             return False
         self._states[name] = said
@@ -390,6 +410,12 @@ class Ingest:
             self.pings.gone(name)
         self.account.heard(name, status, replay)
         return True
+
+    def _described(self, name: str, payload: bytes) -> None:
+        with contextlib.suppress(ValueError):
+            about = json.loads(payload)
+            if isinstance(about, dict):
+                self.account.described(name, about)
 
     def _append_duplicates(self) -> None:
         if self._again:
@@ -433,7 +459,7 @@ class Ingest:
         if self._renew:
             self._renew = False
             self._watermarks.clear()
-            self._changed.update(key[:2] for key in self.account.tracks)
+            self._changed.update(key[:2] for key in self.account.tracks if key[:2] != NOBODY)
         changed, self._changed = self._changed, set()
         changed.update(key[:2] for key, (since, _) in self._holes.items() if now - since >= _HOLE_S)
         asked, self._asked = self._asked, {}
@@ -660,7 +686,9 @@ class Recorder:
         member = self.member
         member.on_message = self.ingest.take
         member.on_up = self._came_up
-        member.describe = lambda: {**self.ingest.counts, "writer_deaths": self.writer.deaths}
+        member.describe = lambda: {
+            **self.ingest.counts, **self.ingest.account.levels(), "writer_deaths": self.writer.deaths,
+        }  # fmt: skip
         member.set_about(
             About(
                 NAME, class_name="ether.recorder", host=host, pid=pid,

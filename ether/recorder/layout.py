@@ -64,18 +64,19 @@ LEDGER = np.dtype(
 """A message a row. `n` and `row` are -1 for none, `t_device` NONE_NS, ids NONE_ID; encoding 0 raw, 1 JSON, 2 CBOR."""
 
 _TEXT = h5py.string_dtype()
+_LEVEL = h5py.string_dtype("ascii", 2)  # of fixed length, so that a row can be written again in place
 TABLES: dict[str, np.dtype[Any]] = {
     "topics": np.dtype([("id", "<u4"), ("topic", _TEXT)]),
     "publishers": np.dtype(
         [
             ("id", "<u4"), ("name", _TEXT), ("boot", _TEXT), ("class", _TEXT), ("host", _TEXT), ("pid", "<i8"),
-            ("level", _TEXT), ("received", "<i8"), ("missing", "<i8"), ("duplicates", "<i8"),
+            ("level", _LEVEL), ("received", "<i8"), ("missing", "<i8"), ("duplicates", "<i8"),
         ]
     ),
     "accounts": np.dtype(
         [
             ("publisher", "<u4"), ("topic", "<u4"), ("first", "<i8"), ("last", "<i8"), ("announced", "<i8"),
-            ("received", "<i8"), ("missing", "<i8"), ("duplicates", "<i8"), ("from_start", "u1"),
+            ("received", "<i8"), ("missing", "<i8"), ("duplicates", "<i8"), ("from_start", "u1"), ("level", _LEVEL),
         ]
     ),
     "gaps": np.dtype(

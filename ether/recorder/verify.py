@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,8 @@ import numpy as np
 from ether import topics
 from ether.errors import RecordingError
 from ether.recorder import layout, revisions
-from ether.recorder.account import Account, Track
+from ether.recorder.account import NOBODY, Account, Track
+from ether.recorder.entries import LOSSES
 from ether.recorder.layout import MASK, NONE_ID, OFFSETS, SHAPE
 from ether.recorder.reader import _open, _stream_groups, table_rows
 from ether.recorder.seal import content_sha256, dataset_sha256, raw_payloads
@@ -30,8 +32,11 @@ class Tally:
     """The account of one publisher start on one topic."""
 
     publisher: str
+    """Empty for clients that do not number what they send: of them nothing can be missed."""
     boot: str
     topic: str
+    level: str
+    """What is guaranteed to it, ``L0`` to ``L3``."""
     first: int
     """First number received; -1 for none."""
     last: int
@@ -48,6 +53,8 @@ class Tally:
     """What is missing, as ``[first, last]``."""
     from_start: bool
     """The recorder saw the publisher start, so that 0 is the first number; otherwise `first` is."""
+    rejected: int
+    """Messages whose payload did not fit into columns: they are kept as bytes only."""
 
     @property
     def missing(self) -> int:
@@ -66,6 +73,9 @@ class Report:
     undecoded: int = 0
     """Messages kept as bytes only, since their payload could not be decoded."""
     tallies: list[Tally] = field(default_factory=list)
+    reported: list[dict[str, Any]] = field(default_factory=list)
+    """What publishers said of losses of their own: ``publisher``, ``boot``, and those of ``dropped`` (given up before
+    it was sent), ``unstored`` (not kept for sending again), ``missed`` (never sampled) that are not 0."""
     unproven: list[str] = field(default_factory=list)
     """Publishers whose end nobody knows: they died, or the recorder ended before they did; one line each."""
     damage: list[str] = field(default_factory=list)
@@ -118,6 +128,7 @@ class _Verifier:
         self.account = Account()
         self.states: dict[tuple[str, str], str] = {}
         """(Publisher, boot) to its last state."""
+        self.losses: dict[tuple[str, str], dict[str, int]] = {}
 
     def run(self) -> Report:
         """Check step by step; damage in one place does not keep the others from being checked."""
@@ -134,6 +145,9 @@ class _Verifier:
         with self._naming("the account"):
             self._check_account()
             self._check_ends()
+            self.report.reported = [
+                {"publisher": name, "boot": boot, **losses} for (name, boot), losses in self.losses.items() if losses
+            ]
         self._check_streams()
         with self._naming("the journal's damage"):
             damage = self.file.attrs.get("journal_damage")
@@ -177,40 +191,62 @@ class _Verifier:
         return self.topics[number] if number < len(self.topics) else f"topic {number}"
 
     def _hear(self, row: int, payload: bytes) -> None:
-        """Take from the statuses, as they came, who was seen to start and what they said at their end."""
+        """Take from statuses and descriptions, as they came, who was seen to start, what was said at the end, …"""
         reserved = topics.parse(self._topic(int(self.ledger["topic"][row])))
-        if reserved is None or reserved.kind != "status":
+        if reserved is None or reserved.kind not in ("status", "about"):
             return
         try:
-            status = json.loads(payload)
+            said = json.loads(payload)
         except ValueError:
             return
-        if isinstance(status, dict):
-            self.states[reserved.name, str(status.get("boot", ""))] = str(status.get("state"))
-            self.account.heard(reserved.name, status, bool(self.ledger["flags"][row] & layout.FLAG_RETAIN))
+        if not isinstance(said, dict):
+            return
+        if reserved.kind == "about":
+            self.account.described(reserved.name, said)
+            return
+        key = (reserved.name, str(said.get("boot", "")))
+        self.states[key] = str(said.get("state"))
+        if isinstance(counts := said.get("counts"), dict):
+            self.losses[key] = {name: counts[name] for name in LOSSES if type(counts.get(name)) is int and counts[name]}
+        self.account.heard(reserved.name, said, bool(self.ledger["flags"][row] & layout.FLAG_RETAIN))
 
     def _check_account(self) -> None:
         """Count anew from the ledger alone, and compare with what the recorder counted."""
         stored: dict[tuple[str, str, str], int] = {}
+        data = self.ledger[self._is_data()]
+        unfit = data[(data["flags"] & (layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY)) != 0]
+        rejected: Counter[tuple[str, str, str]] = Counter()
+        for row in unfit[["publisher", "topic"]]:
+            rejected[*self._publisher(int(row["publisher"])), self._topic(int(row["topic"]))] += 1
+        foreign = data[data["publisher"] == NONE_ID]
+        for number in np.unique(foreign["topic"]):
+            mine = foreign[foreign["topic"] == number]
+            key = (*NOBODY, self._topic(int(number)))
+            track = self.account.open(key)
+            track.received = stored[key] = len(mine)
+            track.qos = int(mine["qos"].min())
         numbered = self.ledger[self.ledger["publisher"] != NONE_ID]
         for row in np.unique(numbered[["publisher", "topic"]]):
             mine = numbered[(numbered["publisher"] == row["publisher"]) & (numbered["topic"] == row["topic"])]
             key = (*self.publishers[row["publisher"]], self._topic(int(row["topic"])))
             track = self.account.tracks.get(key) or self.account.open(key)
             again = _take_all(track, mine)
-            track.duplicates = 0
+            track.duplicates, track.qos = 0, int(mine["qos"].min())
             stored[key] = int(mine["readings"].sum())
             if again:
                 self.report.damage.append(f"/messages: {again} messages of {key[0]} on {key[2]!r} are stored twice")
         counted = {
-            (*self.publishers[row["publisher"]], self._topic(row["topic"])): row for row in self._rows("accounts")
+            (*self._publisher(row["publisher"]), self._topic(row["topic"])): row for row in self._rows("accounts")
         }
         for key in sorted({*self.account.tracks, *counted}):
             track = self.account.tracks.get(key) or Track()
             said = counted.get(key, {})
-            self._tally(key, track, stored.get(key, 0), said)
+            self._tally(key, track, stored.get(key, 0), rejected[key], said)
 
-    def _tally(self, key: tuple[str, str, str], track: Track, stored: int, said: dict[str, Any]) -> None:
+    def _publisher(self, number: int) -> tuple[str, str]:
+        return NOBODY if number == NONE_ID else self.publishers[number]
+
+    def _tally(self, key: tuple[str, str, str], track: Track, stored: int, rejected: int, said: dict[str, Any]) -> None:
         first, last = (track.spans[0][0], track.spans[-1][1]) if track.spans else (-1, -1)
         if said and said["received"] != track.received:
             self.report.damage.append(
@@ -219,6 +255,7 @@ class _Verifier:
         self.report.tallies.append(
             Tally(
                 *key,
+                self.account.level(key) if key in self.account.tracks else said.get("level", ""),
                 first,
                 last,
                 track.last,
@@ -227,6 +264,7 @@ class _Verifier:
                 said.get("duplicates", 0),
                 track.holes(),
                 track.fresh,
+                rejected,
             )
         )
 
@@ -234,7 +272,7 @@ class _Verifier:
         """A tail can be missing unseen where a publisher could not say its last numbers, or we could not hear them."""
         ended = str(self.file.attrs.get("ended", ""))
         for tally in self.report.tallies:
-            if tally.announced is not None:
+            if tally.announced is not None or not tally.publisher:
                 continue
             place = f"{tally.publisher} (boot {tally.boot}) on {tally.topic!r} after {tally.last}"
             if self.states.get((tally.publisher, tally.boot)) == "lost":

@@ -27,7 +27,7 @@ from ether import clock, codecs, topics
 from ether.journal import JournalReader, Record, sync_directory
 from ether.model import Envelope
 from ether.recorder import layout
-from ether.recorder.account import Account, numbering, readings_in
+from ether.recorder.account import NOBODY, Account, numbering, readings_in
 from ether.recorder.columns import Block, Group, flatten, new_dataset, write_rows
 from ether.recorder.device_clock import DeviceClock, Sample
 from ether.recorder.entries import DUP, QOS, RESENT, RETAIN, Entry, Kind, unpack
@@ -156,11 +156,12 @@ class Builder:
             track = self.account.tracks.get((envelope.by, envelope.b, entry.topic))
             if track is not None and track.spans and number < track.spans[-1][1]:
                 flags |= layout.FLAG_OUT_OF_ORDER
-            self.account.take(entry.topic, envelope)
             if envelope.replay is not None:
                 flags |= layout.FLAG_REPLAYED
         else:
             flags |= layout.FLAG_NO_NUMBER
+        if reserved is None:
+            self.account.take(entry.topic, envelope, entry.flags & QOS)
         device = _device_ns(envelope)
         row = [
             entry.number, entry.t_recv, entry.t_mono, device, number, readings, self._topic(entry.topic), publisher,
@@ -342,6 +343,7 @@ class Builder:
         if self._abouts.get(reserved.name) == content:
             return
         self._abouts[reserved.name] = content
+        self.account.described(reserved.name, content)
         content = redacted(content)
         pid = content.get("pid")
         words = [str(content.get(key, "")) for key in ("boot", "class", "source", "host")]
@@ -468,7 +470,7 @@ class Builder:
             about = about if about.get("boot") == boot else {}
             pid = about.get("pid")
             words = [layout.text(word) for word in (name, boot, about.get("class", ""), about.get("host", ""))]
-            self._tables["publishers"].append((number, *words, pid if type(pid) is int else -1, "L2", 0, 0, 0))
+            self._tables["publishers"].append((number, *words, pid if type(pid) is int else -1, "", 0, 0, 0))
         return number
 
     def _stream(self, topic: str) -> _Stream | None:
@@ -717,16 +719,20 @@ class Builder:
         """Write what is known of every publisher: the account, and every hole in it."""
         accounts, gaps = [], []
         totals: dict[int, list[int]] = {}
+        levels: dict[int, str] = {}
         for (by, boot, topic), track in self.account.tracks.items():
-            publisher, number = self._publisher(by, boot), self._topic(topic)
+            publisher = NONE_ID if (by, boot) == NOBODY else self._publisher(by, boot)
+            number, level = self._topic(topic), self.account.level((by, boot, topic))
             holes = track.holes()
             first = track.spans[0][0] if track.spans else -1
             last = track.spans[-1][1] if track.spans else -1
             announced = -1 if track.last is None else track.last
             missing = track.missing()
-            accounts.append(
-                (publisher, number, first, last, announced, track.received, missing, track.duplicates, track.fresh)
-            )
+            row = (publisher, number, first, last, announced, track.received, missing, track.duplicates, track.fresh)
+            accounts.append((*row, level))
+            if publisher == NONE_ID:
+                continue
+            levels[publisher] = min(level, levels.get(publisher, level))
             for hole in holes:
                 reason = "tail" if hole[0] > last else "never received"
                 gaps.append((publisher, number, hole[0], hole[1], reason))
@@ -744,6 +750,7 @@ class Builder:
             counts = np.array([totals.get(row, [0, 0, 0]) for row in range(len(table))], "<i8").reshape(-1, 3)
             for place, field in enumerate(("received", "missing", "duplicates")):
                 table[field] = counts[:, place]
+            table["level"] = np.array([levels.get(row, "") for row in range(len(table))], "S2")
 
     def finish(self, state: str) -> None:
         """Write all that is left, for good.

@@ -311,7 +311,7 @@ def test_plain_lines_are_one_per_change_and_one_every_30_seconds(capsys: pytest.
 
 
 def report(complete: bool) -> Report:
-    hole = Tally("oven", "b1", "lab/oven", 0, 9, 9, 7, 7, 0, [[4, 4], [7, 8]], True)
+    hole = Tally("oven", "b1", "lab/oven", "L3", 0, 9, 9, 7, 7, 0, [[4, 4], [7, 8]], True, 0)
     return Report("a.h5", "sealed" if complete else "open", 1234, tallies=[] if complete else [hole])
 
 

@@ -54,9 +54,9 @@ def test_a_complete_recording(tmp_path: Path) -> None:
     assert (report.complete, report.damage, report.missing) == (True, [], 0)
     (tally,) = json.loads(json.dumps(report.as_dict()))["tallies"]
     assert tally == {
-        "publisher": "oven", "boot": "b", "topic": "lab/oven", "first": 0, "last": 999, "announced": 999,
+        "publisher": "oven", "boot": "b", "topic": "lab/oven", "level": "L1", "first": 0, "last": 999, "announced": 999,
         "received": 1000,
-        "stored": 1000, "duplicates": 2, "holes": [], "from_start": True, "missing": 0,
+        "stored": 1000, "duplicates": 2, "holes": [], "from_start": True, "rejected": 0, "missing": 0,
     }  # fmt: skip
 
 

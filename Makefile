@@ -5,14 +5,16 @@ PYTHON ?= $(firstword $(shell for p in python3 python3.14 python3.13 python3.12 
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint requirements.lock
+SOAK_ROUNDS ?= 200
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test check bench bench-broker fuzz lock wheel clean
+.PHONY: help demo test soak check bench bench-broker fuzz lock wheel clean
 
 help:
 	@echo "make demo    install into $(VENV), run a small session, show and verify its recording"
 	@echo "make test    run all tests (PYTEST_ARGS='-k shutdown' chooses)"
 	@echo "make fuzz    a million damaged packets at the embedded broker (PACKETS=… says how many)"
+	@echo "make soak    hours of faults (SOAK_ROUNDS=200 of each)"
 	@echo "make check   style, types and import floors"
 	@echo "make bench   measure against peers"
 	@echo "make bench-broker   measure the brokers only (BENCH_ARGS='--case QoS' chooses)"
@@ -32,6 +34,11 @@ test: $(VENV)/.test
 # A million damaged packets at the embedded broker; the tests send 20,000 of them.
 fuzz: $(VENV)/.test
 	ETHER_TEST_FUZZ_PACKETS=$${PACKETS:-1000000} $(BIN)/python -m pytest -s tests/contract/test_embedded_broker_fuzz.py -k damaged
+
+# Only mosquitto and strace must be there; figures go to build/soak.jsonl.
+soak: $(VENV)/.test
+	mkdir -p build
+	SOAK_ROUNDS=$(SOAK_ROUNDS) nice $(BIN)/python -m pytest -v tests/system/test_faults_*.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .

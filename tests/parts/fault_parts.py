@@ -231,6 +231,14 @@ class FaultBench:
             child.stdin.close()
         return code
 
+    def _await(self, condition: Callable[[], Any], what: str) -> None:
+        def happened() -> Any:
+            ended = [name for name, child in self.children.items() if child.poll() is not None]
+            assert not ended, f"ended by itself: {ended}"
+            return condition()
+
+        wait_until(happened, what)
+
     def ready(self) -> bool:
         return self.status.get("state") == "ready" and "recorder" in self.children
 
@@ -241,14 +249,14 @@ class FaultBench:
 
     def more_sent(self, count: int) -> None:
         so_far = self.sent()
-        wait_until(lambda: self.sent() >= so_far + count, f"{count} messages more")
+        self._await(lambda: self.sent() >= so_far + count, f"{count} messages more")
 
     def round(self, fault: str) -> None:
         """Let it run for a random while, and then break something."""
         if self.rng.random() < 0.7:  # otherwise it hits processes that are just starting
-            wait_until(self.ready, "the recorder being ready")
+            self._await(self.ready, "the recorder being ready")
             so_far = self.confirmations
-            wait_until(lambda: self.confirmations > so_far, "a confirmation")
+            self._await(lambda: self.confirmations > so_far, "a confirmation")
         self.more_sent(self.rng.randint(5, 200))
         if fault == "pair":
             hurt = self.rng.sample(["recorder", "witness", "broker"], 2)
@@ -288,7 +296,7 @@ class FaultBench:
         if self.cutter is not None:
             self.faults["connection cut"] = self.cutter.cuts
             self.cutter.cutting = False
-        wait_until(self.ready, "the recorder being ready")
+        self._await(self.ready, "the recorder being ready")
         (self.folder / "halt").touch()
         for _ in range(10):
             self.stop("witness")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -322,6 +323,40 @@ def raw() -> Iterator[Callable[..., Raw]]:
     yield connect
     for client in clients:
         client.close()
+
+
+# --- certificates
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """Files by name: `server_pem` is server.pem."""
+
+    folder: Path
+
+    def __getattr__(self, name: str) -> Path:
+        return self.folder / name.replace("_", ".")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """`ca`, a server's for 127.0.0.1, a client's, and another authority with a client of its own."""
+    if shutil.which("openssl") is None:
+        _missing("openssl")
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for ca, names in (("ca", ("server", "client")), ("other", ("stranger",))):
+        openssl("req", "-x509", *key, "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-days", "2", "-subj", f"/CN={ca}")
+        for name in names:
+            openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+            (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1\n")
+            openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial",
+                    "-out", f"{name}.pem", "-days", "2", "-extfile", f"{name}.ext")  # fmt: skip
+    return Certificates(folder)
 
 
 # --- scripts to run

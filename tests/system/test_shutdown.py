@@ -255,3 +255,18 @@ def test_a_second_ctrl_c_while_ending_still_leaves_nothing(script, workdir, proc
     running.end()
 
     until(lambda: processes() == [], 10.0)
+
+
+def test_an_instance_that_did_not_hear_the_order_to_stop_is_told_again(ether, monkeypatch):
+    """The order is lost where an instance is just coming back from a lost connection."""
+    ether.tap(_config(echo={"class_path": "lab_parts.Echo"}))
+    client = ether._need()
+    command, lost = client.command, []
+    monkeypatch.setattr(
+        client, "command", lambda *words: command(*words) if lost or words[1] != "stop" else lost.append(words)
+    )
+
+    summary = ether.shutdown()
+
+    assert lost == [("echo", "stop")]
+    assert (summary.problems, summary.instances) == ((), {"echo": "exit code 0"})

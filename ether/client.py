@@ -40,7 +40,7 @@ class InstanceInfo:
     pid: int | None = None
     host: str = ""
     boot: str = ""
-    counts: Mapping[str, int] | None = None
+    counts: Mapping[str, float] | None = None
     process: str = ""
     """What its supervisor sees (``running``, ``exited`` …); empty where it has another one."""
     about: About | None = None

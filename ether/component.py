@@ -25,7 +25,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, get_args, get_origin
+from typing import Annotated, Any, NotRequired, cast, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
@@ -34,12 +34,13 @@ from typing_extensions import TypedDict, is_typeddict
 from ether import clock, codecs, topics
 from ether.decorators import Call, Hook, Mark, Publish, Subscribe, make_mark, marks_of
 from ether.errors import ComponentError, FieldError, Problem, TopicError, suggest
-from ether.model import Envelope, Reading
+from ether.inbox import QUEUE
+from ether.model import Envelope, Policy, Reading
 
 if typing.TYPE_CHECKING:
     from ether.config import Config
 
-__all__ = ["Component", "Method", "Output", "Parameters", "bind", "check", "load_class", "registry_marks"]
+__all__ = ["Component", "Input", "Method", "Output", "Parameters", "bind", "check", "load_class", "registry_marks"]
 
 _UNBUILDABLE = (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, TypeError, NameError)
 _STREAMS = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
@@ -62,6 +63,17 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """One subscription of a method."""
+
+    topic_filter: str
+    qos: int
+    policy: Policy
+    queue: int
+    """How many messages may wait; of no meaning to ``latest``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Method:
     """One marked method."""
 
@@ -73,8 +85,7 @@ class Method:
     """Validates what the method returns (or yields); None without an annotation."""
     result_schema: Mapping[str, Any]
     outputs: tuple[Output, ...]
-    inputs: tuple[tuple[str, int], ...]
-    """Topic filter and QoS."""
+    inputs: tuple[Input, ...]
     call: str | None
     """``get``, ``save`` or None."""
     hooks: tuple[Hook, ...]
@@ -126,8 +137,8 @@ class Component:
         """Return the topic filters to subscribe to, with their QoS; overlapping ones only once."""
         wanted: dict[str, int] = {}
         for method in self.methods.values():
-            for topic_filter, qos in method.inputs:
-                wanted[topic_filter] = max(qos, wanted.get(topic_filter, 0))
+            for each in method.inputs:
+                wanted[each.topic_filter] = max(each.qos, wanted.get(each.topic_filter, 0))
         return {name: wanted[name] for name in topics.widest(wanted)}
 
     def publishes(self) -> dict[str, dict[str, Any]]:
@@ -147,8 +158,8 @@ class Component:
         """Return topic filter to fields and the methods that handle it."""
         found: dict[str, dict[str, Any]] = {}
         for method in self.methods.values():
-            for topic_filter, _qos in method.inputs:
-                entry = found.setdefault(topic_filter, {"fields": {}, "methods": []})
+            for each in method.inputs:
+                entry = found.setdefault(each.topic_filter, {"fields": {}, "methods": []})
                 entry["fields"] |= method.parameters.schema()
                 entry["methods"].append(method.name)
         return found
@@ -199,7 +210,7 @@ def _read_method(target: type, owner: str, name: str, marks: tuple[Mark, ...]) -
     hints = _hints(function)
     parameters = Parameters.of(function, hints, label)
     outputs: list[Output] = []
-    inputs: list[tuple[str, int]] = []
+    inputs: list[Input] = []
     call = None
     hooks: list[Hook] = []
     for mark in marks:
@@ -207,7 +218,7 @@ def _read_method(target: type, owner: str, name: str, marks: tuple[Mark, ...]) -
             outputs.append(_read_output(owner, name, mark, parameters))
         elif isinstance(mark, Subscribe):
             topic_filter = mark.topic or topics.default(owner, mark.subtopic or name)
-            inputs.append((topics.check_filter(topic_filter), _check_qos(mark.qos)))
+            inputs.append(_read_input(topic_filter, mark))
         elif isinstance(mark, Call):
             call = mark.kind
         else:
@@ -215,9 +226,23 @@ def _read_method(target: type, owner: str, name: str, marks: tuple[Mark, ...]) -
                 raise ComponentError(f"runs at {mark.verb!r} without arguments, but needs {parameters.required}")
             hooks.append(mark)
             if mark.subtopic:
-                inputs.append((topics.check_filter(topics.default(owner, mark.subtopic)), 1))
+                inputs.append(_read_input(topics.default(owner, mark.subtopic), Subscribe()))
     result, schema = _read_result(function, hints) if outputs else (None, {})
     return Method(name, label, parameters, result, schema, tuple(outputs), tuple(inputs), call, tuple(hooks))
+
+
+def _read_input(topic_filter: str, mark: Subscribe) -> Input:
+    qos, policies = _check_qos(mark.qos), get_args(Policy)
+    policy = mark.policy or ("block" if qos else "drop-oldest")
+    if policy not in policies:
+        raise ComponentError(f"policy={policy!r}: write {', '.join(policies[:-1])} or {policies[-1]}")
+    if policy == "block" and not qos:
+        raise ComponentError("policy='block' needs qos=1: the broker does not keep messages of QoS 0")
+    if mark.queue is not None and policy == "latest":
+        raise ComponentError("policy='latest' keeps one message of each topic; drop queue=")
+    if mark.queue is not None and (not isinstance(mark.queue, int) or isinstance(mark.queue, bool) or mark.queue < 1):
+        raise ComponentError(f"queue={mark.queue!r}: a number of messages, 1 or more")
+    return Input(topics.check_filter(topic_filter), qos, cast("Policy", policy), mark.queue or QUEUE)
 
 
 def _read_output(owner: str, name: str, mark: Publish, parameters: Parameters) -> Output:

@@ -38,6 +38,7 @@ from ether import topics
 from ether.clock import SECONDS
 from ether.clock import seconds as duration
 from ether.errors import ConfigError, Problem, TopicError, named, suggest
+from ether.model import Policy
 
 __all__ = [
     "MARKS",
@@ -307,6 +308,11 @@ class SubMark(_Section):
     topic: Filter | None = Field(default=None, description="Topic or filter; default `ClassName.method_name`.")
     subtopic: str | None = Field(default=None, description="Names `Class.subtopic`.")
     qos: Literal[0, 1, 2] | None = Field(default=None, description="MQTT quality of service; default 1.")
+    queue: Annotated[int, Field(ge=1)] | None = Field(default=None, description="How many messages may wait; 1000.")
+    policy: Policy | None = Field(
+        default=None,
+        description="What becomes of more: `block` (default at QoS 1 and 2), `drop-oldest` (at QoS 0) or `latest`.",
+    )
     description: str | None = Field(default=None, description="One line for people.")
 
 

@@ -63,6 +63,10 @@ class Subscribe:
     topic: str | None = None
     subtopic: str | None = None
     qos: int = 1
+    queue: int | None = None
+    """How many messages may wait; None: 1,000."""
+    policy: str | None = None
+    """What becomes of more; None: ``block`` at QoS 1 and 2, ``drop-oldest`` at QoS 0."""
     description: str = ""
 
 
@@ -169,7 +173,13 @@ def ether_pub(function: Any = None, /, **keywords: Any) -> Any:
 def ether_sub(function: F, /) -> F: ...
 @overload
 def ether_sub(
-    *, topic: str | None = None, subtopic: str | None = None, qos: int = 1, description: str = ""
+    *,
+    topic: str | None = None,
+    subtopic: str | None = None,
+    qos: int = 1,
+    queue: int | None = None,
+    policy: str | None = None,
+    description: str = "",
 ) -> Callable[[F], F]: ...
 def ether_sub(function: Any = None, /, **keywords: Any) -> Any:
     """Handle each message of a topic or topic filter; its fields become keyword arguments.
@@ -178,6 +188,11 @@ def ether_sub(function: Any = None, /, **keywords: Any) -> Any:
         topic: may hold MQTT's wildcards; default ``ClassName.method_name``.
         subtopic: short for the topic ``ClassName.subtopic``.
         qos: 0, 1 or 2.
+        queue: how many messages may wait for the method; default 1,000.
+        policy: what becomes of those that come while it is full. ``block``: they stay with the broker, which sends no
+            more until there is room (QoS 0 messages cannot wait there, and are dropped); ``drop-oldest``: they push
+            out the oldest; ``latest``: only the newest message of each topic waits, ever. Default: ``block`` at QoS 1
+            and 2, ``drop-oldest`` at QoS 0. What was dropped is counted in the status.
         description: one line for people.
     """
     return _mark("ether_sub", function, keywords)

@@ -13,8 +13,8 @@ import queue
 import socket
 import threading
 import traceback
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,10 @@ from ether import clock, codecs, topics
 from ether.component import Component, Method, Output, parameter_names, source_of
 from ether.decorators import HOOKS
 from ether.errors import FieldError, PayloadError
+from ether.inbox import Inbox
 from ether.member import Member
 from ether.model import About, Envelope, Message, State
-from ether.mqtt import Receipt
+from ether.mqtt import HELD, Receipt
 from ether.outbox import leftovers
 from ether.watchdog import Watchdog, stacks
 
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 _ALERT_HOLDS_S = 1.0  # at least, so that people and dashboards see it
 _ALERT_FADES_S = 5.0  # at most, if nothing fails any more
 _REPLIES_KEPT = 256
+_TIMES_KEPT = 1_000
+_SAY_AGAIN_S = 10.0
 _PLAIN_RESULTS = frozenset({type(None), dict, list, tuple, str, bytes, int, float, bool})
 _ENDS = (KeyboardInterrupt, GeneratorExit)
 """What user code may raise without ending its instance."""
@@ -122,7 +125,17 @@ class Instance:
         self._signer = codecs.Signer(member.name, member.boot)
         self._numbers: dict[str, int] = {}
         self._batches: dict[tuple[str, str], _Batch] = {}
-        self._handlers: dict[str, list[Method]] = {}
+        self._inboxes = [
+            (method, each.topic_filter, Inbox(each.policy, each.queue))
+            for method in component.methods.values()
+            for each in method.inputs
+        ]
+        self._inboxes_of: dict[str, list[tuple[Method, Inbox]]] = {}
+        self._held: deque[Receipt] = deque()
+        """Of messages that the broker is to count as on their way, lest it send more than we have room for."""
+        self._behind: dict[str, float] = {}
+        self._times: deque[float] = deque(maxlen=_TIMES_KEPT)
+        """Seconds that the last runs of methods took."""
         self._seen_retained: dict[str, bytes] = {}
         self._replies: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
         self._failing: set[str] = set()
@@ -135,7 +148,7 @@ class Instance:
         self._loop: Loop | None = None
         self._shadow()
         member.on_message = self._receive
-        member.describe = lambda: {"queued": self._queue.qsize()}
+        member.describe = self._measures
 
     def share_numbers(self, client: Client) -> None:
         """Have what user code publishes by hand numbered together with its methods' results."""
@@ -353,9 +366,8 @@ class Instance:
         if self._stopped:
             return
         self._stopped = True
-        left = self._queue.qsize()
-        if left and self._stop_by is not None and clock.monotonic() > self._stop_by:
-            self.member.counts["dropped"] += left
+        left = sum(inbox.clear() for _, _, inbox in self._inboxes)
+        if left:
             logger.error("%s: %d delivered messages were not handled within %g s", self.name, left, self._drain_timeout)
         for _method, items in self._sources:
             close = getattr(items, "close", None)
@@ -376,29 +388,86 @@ class Instance:
 
     # --- incoming, in the network thread
 
-    def _receive(self, message: Message, _receipt: Receipt | None) -> None:
-        if self.take_first(message):
-            return
+    def _receive(self, message: Message, receipt: Receipt | None) -> object:
         reserved = topics.parse(message.topic)
-        if reserved is None:
-            self._receive_data(message)
-        elif reserved.kind == "call" and reserved.name == self.name:
+        taken = self.take_first(message)
+        inboxes = [] if taken or reserved is not None else self._wanting(message)
+        full = any(inbox.policy == "block" and inbox.full for _, inbox in inboxes)
+        # MQTT wants acknowledgements in the order of the messages: once one is held, all are.
+        held = receipt is not None and receipt.qos == 1 and (full or bool(self._held))
+        if held and receipt is not None:
+            self._held.append(receipt)
+        for method, inbox in inboxes:
+            self._deliver(method, inbox, message)
+        if not taken and reserved is not None:
+            self._receive_reserved(reserved, message)
+        if held and not full:  # else the turn that the message has been given looks after it
+            self._put(self._release)
+        return HELD if held else None
+
+    def _receive_reserved(self, reserved: topics.Reserved, message: Message) -> None:
+        if reserved.kind == "call" and reserved.name == self.name:
             self._put(self._answer, reserved.verb, message.payload)
         elif reserved.kind == "control":
             self._put(self._verb, reserved.name)
         elif reserved.kind == "command" and reserved.name == self.name:
             self._command(reserved.verb, message.payload)
 
-    def _receive_data(self, message: Message) -> None:
+    def _wanting(self, message: Message) -> list[tuple[Method, Inbox]]:
+        """Return where a message goes: one inbox of each method that subscribed to its topic."""
         if not self._accepting:
             self.member.counts["ignored"] += 1
-            return
+            return []
         if message.retain:  # a renewed subscription replays it: once is enough
             if self._seen_retained.get(message.topic) == message.payload:
-                return
+                return []
             self._seen_retained[message.topic] = message.payload
+        found = self._inboxes_of.get(message.topic)
+        if found is None:
+            if len(self._inboxes_of) > 10_000:
+                self._inboxes_of.clear()
+            by_method: dict[str, tuple[Method, Inbox]] = {}
+            for method, topic_filter, inbox in self._inboxes:
+                if topics.matches(topic_filter, message.topic):
+                    by_method.setdefault(method.name, (method, inbox))
+            found = self._inboxes_of[message.topic] = list(by_method.values())
+        return found
+
+    def _deliver(self, method: Method, inbox: Inbox, message: Message) -> None:
         self.member.counts["received"] += 1
-        self._put(self._handle, message)
+        if inbox.policy == "block" and inbox.full:
+            if not message.qos:
+                inbox.dropped += 1
+                self._is_behind(method, inbox, "those of QoS 0 are dropped, as a broker does not keep them")
+                return
+            self._is_behind(method, inbox, "the broker keeps further ones until it has caught up")
+        if inbox.put(message):
+            self._put(self._handle, method, inbox)
+        elif inbox.policy != "latest":
+            self._is_behind(method, inbox, "the oldest are dropped")
+
+    def _is_behind(self, method: Method, inbox: Inbox, so: str) -> None:
+        """Warn of a method that is too slow for what it subscribed to; not too often."""
+        now = clock.monotonic()
+        if now - self._behind.get(method.name, -_SAY_AGAIN_S) >= _SAY_AGAIN_S:
+            self._behind[method.name] = now
+            logger.warning("%s: %d messages wait for %s; %s", self.name, len(inbox), method.label, so)
+
+    def _release(self) -> None:
+        """Acknowledge what was held, if there is room again."""
+        if self._held and all(inbox.relaxed for _, _, inbox in self._inboxes if inbox.policy == "block"):
+            self.member.connection.acknowledge([self._held.popleft() for _ in range(len(self._held))])
+
+    def _measures(self) -> Mapping[str, float]:
+        """Return what the status tells of the queues, and of the time that methods take."""
+        found: dict[str, float] = {"queued": self._queue.qsize(), "dropped": 0, "skipped": 0}
+        for _, _, inbox in self._inboxes:
+            found["skipped" if inbox.policy == "latest" else "dropped"] += inbox.dropped
+        times = sorted(self._times.copy())
+        if times:
+            found["handle_ms_p50"] = round(times[len(times) // 2] * 1e3, 3)
+            found["handle_ms_p99"] = round(times[len(times) * 99 // 100] * 1e3, 3)
+        return found
 
     def _command(self, verb: str, payload: bytes) -> None:
         if verb in ("stop", "restart"):
@@ -431,28 +500,20 @@ class Instance:
 
     # --- work, in the thread of `run`
 
-    def _handle(self, message: Message) -> None:
-        for method in self._handlers_of(message.topic):
-            try:
-                calls = self._calls_of(method, message)
-            except PayloadError as exc:
-                self._reject(message, exc)
-                continue
+    def _handle(self, method: Method, inbox: Inbox) -> None:
+        message = inbox.take()
+        if message is None:
+            return  # dropped for one that was larger
+        try:
+            calls = self._calls_of(method, message)
+        except PayloadError as exc:
+            self._reject(message, exc)
+        else:
             for args, kwargs in calls:
                 self._invoke(method, args, kwargs, message)
         self.member.counts["handled"] += 1
-
-    def _handlers_of(self, topic: str) -> list[Method]:
-        found = self._handlers.get(topic)
-        if found is None:
-            if len(self._handlers) > 10_000:
-                self._handlers.clear()
-            found = self._handlers[topic] = [
-                method
-                for method in self.component.methods.values()
-                if topics.matches_any((name for name, _ in method.inputs), topic)
-            ]
-        return found
+        if self._held:
+            self._release()
 
     def _calls_of(self, method: Method, message: Message) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         """Return the arguments of each reading in a message: one, or as many as its batch holds."""
@@ -474,7 +535,8 @@ class Instance:
         self, method: Method, args: tuple[Any, ...], kwargs: dict[str, Any], message: Message | None = None
     ) -> bool:
         """Run a method and publish its result; False if it failed, which is reported."""
-        self._busy = method.label, clock.monotonic()
+        began = clock.monotonic()
+        self._busy = method.label, began
         try:
             result = self._settle(self._plain[method.name](*args, **kwargs))
             if method.outputs:
@@ -491,6 +553,7 @@ class Instance:
             self._report(method, exc, message)
             return False
         finally:
+            self._times.append(clock.monotonic() - began)
             self._free()
         if self._failing:
             self._recovered(method)
@@ -643,7 +706,7 @@ class Instance:
             self.member.outbox.keep(output.topic, number, readings, payload)
         self.member.counts["published"] += readings
         if not self.member.connection.publish(output.topic, payload, output.qos, output.retain):
-            self.member.counts["dropped"] += readings
+            self.member.counts["unsent"] += readings
             logger.warning("%s: not connected; a QoS 0 message on %r was dropped", self.name, output.topic)
 
     def _collect(self, method: Method, output: Output, value: Any) -> None:

@@ -11,7 +11,7 @@ import logging
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -86,7 +86,7 @@ class Member:
         self.boot = boot or new_boot()
         self.counts: Counter[str] = Counter()
         """What the status tells: received, handled, failed, rejected, published, missed, queued …"""
-        self.describe: Callable[[], dict[str, int]] = lambda: {}
+        self.describe: Callable[[], Mapping[str, float]] = dict
         """Called for each status: counts that are derived rather than kept."""
         self.on_message: Callable[[Message, Receipt | None], object] = lambda message, receipt: None
         self.on_up: Callable[[bool], None] = lambda session_present: None
@@ -184,7 +184,7 @@ class Member:
         assert self._about is not None
         self.connection.publish(topics.about(self.name), about_json(self._about), 1, retain=True)
 
-    def _receive(self, message: Message, receipt: Receipt | None) -> None:
+    def _receive(self, message: Message, receipt: Receipt | None) -> object:
         if message.topic == self._status_topic:
             status = read_status(message.payload)
             # Rule 4: an old will that arrives late must not stand as our state, nor what is no status.
@@ -194,10 +194,10 @@ class Member:
                 self._announce_status()
             if receipt is not None and self.connection.manual_ack:
                 self.connection.acknowledge([receipt])
-                return
+                return None
         if self.outbox is not None:
             self.outbox.hear(message)
-        self.on_message(message, receipt)
+        return self.on_message(message, receipt)
 
     def _beat(self) -> None:
         every = self._status.every or 2.0

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["About", "Annotation", "Envelope", "Message", "Reading", "Run", "State", "Status", "Summary"]
+__all__ = ["About", "Annotation", "Envelope", "Message", "Policy", "Reading", "Run", "State", "Status", "Summary"]
+
+Policy = Literal["block", "drop-oldest", "latest"]
+"""What becomes of messages for a subscription that has more than it can hold: see `ether_sub`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Status:
     """Why, for `alert`, `lost` and a failed start; a traceback may follow the first line."""
     every: float | None = None
     """Promise to repeat the status every so many seconds; older than three times that reads as `lost`."""
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, float] = field(default_factory=dict)
     """received, handled, failed, rejected, published, missed, queued since boot."""
     last: dict[str, int] = field(default_factory=dict)
     """With `disconnected`: the last number published per topic, so that a lost tail shows."""
@@ -170,7 +173,7 @@ class Summary:
     """Name to how it ended."""
     recording: Path | None
     """The sealed file; None where nothing was recorded."""
-    counts: Mapping[str, Mapping[str, int]]
+    counts: Mapping[str, Mapping[str, float]]
     """Name to what its last status counted: received, handled, failed, published …"""
     problems: tuple[str, ...] = ()
     """What did not end as it should, one line each."""

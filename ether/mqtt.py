@@ -25,7 +25,7 @@ from ether import clock, topics
 from ether.errors import BrokerError, PayloadError
 from ether.model import Message
 
-__all__ = ["MAX_PAYLOAD", "Address", "Connection", "Driven", "Receipt", "Tls"]
+__all__ = ["HELD", "MAX_PAYLOAD", "Address", "Connection", "Driven", "Receipt", "Tls"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
 _PUBLISH, _DUP, _DISCONNECT = 0x30, 0x08, 0xE0
 MAX_PAYLOAD = 268_435_455 - 65_539
+HELD = object()
+"""What `Connection.on_message` returns of a QoS 1 message that its owner acknowledges later; then later ones, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class _Client(Client):
     held = False
     network: threading.Thread | None = None
 
-    def __init__(self, deliver: Callable[[str, bytes, int, bool, bool, int], None], **options: Any) -> None:
+    def __init__(self, deliver: Callable[[str, bytes, int, bool, bool, int], object], **options: Any) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, **options)
         self.writing = threading.RLock()
         self.acknowledged = threading.Condition()
@@ -185,6 +187,12 @@ class _Client(Client):
             if self._up:
                 self._packet_queue(_PUBLISH, packet, packet_id, 1)
             return True
+
+    def acknowledge(self, packet_id: int, qos: int) -> None:
+        if qos == 1:
+            self._send_puback(packet_id)
+        else:
+            self.ack(packet_id, qos)
 
     def resume(self) -> None:
         """A connection stands: send again what the last one left unacknowledged."""
@@ -303,10 +311,10 @@ class _Client(Client):
         except UnicodeDecodeError:
             logger.warning("a message on a topic that is no UTF-8 was dropped: %r", content[2:end])
         else:
-            self._deliver(
+            answer = self._deliver(
                 topic, content[end + 2 :] if qos else content[end:], qos, bool(head & 1), bool(head & _DUP), packet_id
             )
-            if self._manual_ack:
+            if self._manual_ack or answer is HELD:
                 return MQTTErrorCode.MQTT_ERR_SUCCESS
         return self._send_puback(packet_id) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
 
@@ -339,7 +347,8 @@ class Connection:
             will: topic and payload the broker publishes when we are lost.
             retain_will: whether it keeps them for those who look later.
             persistent: the broker keeps subscriptions and QoS 1 messages while we are away.
-            manual_ack: the owner calls `acknowledge`; otherwise a message is acknowledged after `on_message`.
+            manual_ack: the owner calls `acknowledge`; otherwise a message is acknowledged after `on_message`, unless
+                that returns `HELD` of one of QoS 1.
             tls: needed only for other than the system's trust; ``mqtts`` alone switches TLS on.
         """
         self.address = Address.parse(url)
@@ -513,7 +522,7 @@ class Connection:
             try:
                 for receipt in receipts:
                     if receipt.generation == self._generation and self.connected:
-                        client.ack(receipt.packet_id, receipt.qos)
+                        client.acknowledge(receipt.packet_id, receipt.qos)
             finally:
                 client.held = False
             client.write_now()
@@ -623,12 +632,13 @@ class Connection:
     def _received(self, message: MQTTMessage) -> None:
         self._delivered(message.topic, bytes(message.payload), message.qos, message.retain, message.dup, message.mid)
 
-    def _delivered(self, topic: str, payload: bytes, qos: int, retain: bool, dup: bool, packet_id: int) -> None:
+    def _delivered(self, topic: str, payload: bytes, qos: int, retain: bool, dup: bool, packet_id: int) -> object:
         receipt = Receipt(packet_id, qos, self._generation) if qos else None
         try:
-            self.on_message(Message(topics.strip(self.namespace, topic), payload, qos, retain, dup), receipt)
+            return self.on_message(Message(topics.strip(self.namespace, topic), payload, qos, retain, dup), receipt)
         except Exception:
             logger.exception("%s: an error in the callback for a message on %r", self.client_id, topic)
+            return None
 
 
 class Driven:

@@ -38,7 +38,7 @@ class Snapshot:
     states: dict[str, str] = field(default_factory=dict)
     """Instance name to its state, or to its process's where that has ended."""
     details: dict[str, str] = field(default_factory=dict)
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[str, dict[str, float]] = field(default_factory=dict)
     recorded: int | None = None
     """Messages recorded so far; None where nothing is recorded."""
     lost: int = 0
@@ -73,7 +73,8 @@ class Outcome:
         """Return how many readings an instance published: as recorded, else as it last said."""
         if self.report is not None:
             return sum(tally.stored for tally in self.report.tallies if tally.publisher == name) or None
-        return self.last.counts.get(name, {}).get("published")
+        said = self.last.counts.get(name, {}).get("published")
+        return None if said is None else int(said)
 
     def level(self, name: str) -> str | None:
         """Return what the recording guarantees to an instance, the least of its topics; None for none published."""

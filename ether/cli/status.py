@@ -10,7 +10,7 @@ from ether.cli.ps import rows
 __all__ = ["status"]
 
 _LEVELS = ("L3", "L2", "L1", "L0")
-_COUNTS = ("received", "handled", "failed", "rejected", "published", "missed", "queued")
+_COUNTS = ("received", "handled", "dropped", "failed", "rejected", "published", "missed", "queued")
 
 
 def status(json: AsJson = False) -> None:

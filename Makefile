@@ -65,7 +65,7 @@ lock:
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
-	build/lock/bin/python -m pip install --quiet -e '.[data,export,plot]' --group check --group bench --group build
+	build/lock/bin/python -m pip install --quiet -e '.[data,export,plot,metrics]' --group check --group bench --group build
 	{ echo "# What is tested together. Constraints, not requirements: pip install -c requirements.lock -e ."; \
 	  echo "# Made by: make lock"; \
 	  build/lock/bin/python -m pip freeze --exclude-editable; } > requirements.lock

@@ -1159,6 +1159,9 @@ class Config(_Section):
     )
     instances: dict[Name, Instance] = Field(default={}, description="What runs: instance name to class and arguments.")
     expect: dict[Filter, Expect] = Field(default={}, description="What must come by: topic to rate, publisher, unit.")
+    metrics: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
+        default=None, description="Port for Prometheus, on loopback; 0 takes a free one."
+    )
 
     _tree: _Tree = PrivateAttr(default_factory=_Tree)
     _classes: dict[str, type] = PrivateAttr(default_factory=dict)

@@ -36,6 +36,7 @@ from ether.errors import BrokerError, ConfigError, EtherError, PreflightError, S
 from ether.expect import Expectations
 from ether.instance import Instance
 from ether.member import Member, new_boot
+from ether.metrics import Metrics
 from ether.model import About, Annotation, Message, State, Status, Summary
 from ether.mqtt import MAX_PAYLOAD, Address, Connection, Receipt, Tls
 from ether.outbox import Sender, leftovers, outbox_folder
@@ -211,6 +212,7 @@ class Host:
         self._supervisor = Supervisor(self._child_ended, self._child_gone)
         self._for_the_dead: list[Sender] = []
         self._by_hand: dict[str, tuple[Instance, threading.Thread]] = {}
+        self._metrics: Metrics | None = None
         self._endings: dict[str, str] = {}
         self._failures: dict[str, str] = {}
         self._problems: list[str] = []
@@ -257,6 +259,8 @@ class Host:
         for name, child in waiting.items():
             self._supervisor.give_orders(child, self._orders(name, *wanted[name], url=url))
         self._await_ready([*waiting, *(["recorder"] if recorder is not None else [])])
+        if self.config.metrics is not None:
+            self._metrics = Metrics(self.config.metrics, self.client.instances, lambda: self.client.alarms)
         if self._member is not None:
             self._member.set_status(State.READY)
 
@@ -863,6 +867,8 @@ class Host:
             _remove_empty(self.recording.parent)
 
     def _release(self) -> None:
+        if self._metrics is not None:
+            self._metrics.close()
         if self._member is not None:
             self._member.close(1.0, clear=True)
         elif self._guest is not None:

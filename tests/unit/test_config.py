@@ -40,6 +40,7 @@ instances:
     replicas: 1
 expect:
   lab/incubator: {rate: "2/min ±10%", from: incubator, required: true}
+metrics: 9100
 """
 
 
@@ -112,6 +113,7 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
                 "required": True,
             }
         },
+        "metrics": 9100,
     }
     json.dumps(config.resolved())
 
@@ -423,7 +425,7 @@ extra: 1
         "lab.yaml:12:35: instances.oven.restart.max: at least 0 was wanted, got -1",
         "lab.yaml:13:3: instances.oven: instance given twice; first in line 9",
         "lab.yaml:14:3: instances.pump.class_path: missing; name the class, such as `class_path: package.module.Class`",
-        "lab.yaml:15:1: extra: unknown key; known here: session, broker, record, registry, instances, expect",
+        "lab.yaml:15:1: extra: unknown key; known here: session, broker, record, registry, instances, expect, metrics",
     ]
 
 
@@ -910,6 +912,7 @@ _RULES: dict[str, Callable[..., Any]] = {
         isinstance(value, dict) and not set(keys) <= set(value) and f"{path}: missing"
     ),
     "minimum": lambda value, least, schema, path: isinstance(value, int | float) and value < least and path,
+    "maximum": lambda value, most, schema, path: isinstance(value, int | float) and value > most and path,
     "exclusiveMinimum": lambda value, least, schema, path: isinstance(value, int | float) and value <= least and path,
     "minItems": lambda value, count, schema, path: isinstance(value, list) and len(value) < count and path,
     "maxItems": lambda value, count, schema, path: isinstance(value, list) and len(value) > count and path,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -35,9 +35,10 @@ from pydantic import (
 )
 
 from ether import topics
+from ether.address import Address, without_password
 from ether.clock import SECONDS
 from ether.clock import seconds as duration
-from ether.errors import ConfigError, Problem, TopicError, named, suggest
+from ether.errors import BrokerError, ConfigError, Problem, TopicError, named, suggest
 from ether.model import Policy
 
 __all__ = [
@@ -460,8 +461,10 @@ class BrokerLimits(_Section):
     )
 
 
-_SCHEMES = ("mqtt", "mqtts")
 _KINDS = ("auto", "embedded", "mosquitto")
+_ONE_OR_MORE: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]
+}
 _KIND_SCHEMA: dict[str, Any] = {"anyOf": [{"enum": [*_KINDS, "external"]}, {"type": "string"}]}
 
 
@@ -484,8 +487,9 @@ class Broker(_Section):
     kind: Annotated[str, AfterValidator(_kind), WithJsonSchema(_KIND_SCHEMA)] = Field(
         default="auto", description="`auto`: Mosquitto where installed, else embedded. `external` comes with `url`."
     )
-    url: str | None = Field(
-        default=None, description="`mqtt://host:port` or `mqtts://host:port` of a broker that runs."
+    url: Annotated[str, WithJsonSchema(_ONE_OR_MORE)] | None = Field(
+        default=None,
+        description="`mqtt://host:port` or `mqtts://host:port` of a broker that runs; of a cluster, a list.",
     )
     listen: Annotated[str, AfterValidator(_listen)] | None = Field(
         default=None, description="HOST:PORT for a broker that we start; default loopback, a free port."
@@ -510,8 +514,13 @@ class Broker(_Section):
                 hint = f"; did you mean `mqtt://{data}`?" if ":" in data else suggest(data, known)
                 raise ValueError(f"got {data!r}; {', '.join(known)} or mqtt://HOST:PORT was wanted{hint}")
             data = {"url": data}
-        if isinstance(data, dict) and isinstance(data.get("url"), str):
-            return _split_credentials(data)
+        if isinstance(data, list):
+            data = {"url": data}
+        if isinstance(data, dict):
+            urls = data.get("url")
+            urls = [urls] if isinstance(urls, str) else urls
+            if urls and isinstance(urls, list) and all(isinstance(each, str) for each in urls):
+                return _split_credentials(data, urls)
         return data
 
     @model_validator(mode="after")
@@ -547,28 +556,25 @@ class Broker(_Section):
         return (host.strip("[]"), int(port)) if host else None
 
 
-def _split_credentials(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the broker block with user and password taken out of the URL, so that a secret lives in one place."""
-    url: str = data["url"]
-    parts = urlsplit(url)
-    if parts.scheme not in _SCHEMES:
-        raise ValueError(
-            f"`{parts.scheme or url}` is no scheme that ether speaks; write mqtt://HOST:PORT or mqtts://HOST:PORT"
-        )
+def _split_credentials(data: dict[str, Any], urls: list[str]) -> dict[str, Any]:
+    """Return the broker block with user and password taken out of the URL, so that a secret lives in one place.
+
+    Several URLs are those of one cluster's nodes.
+    """
     try:
-        port = parts.port
-    except ValueError:
-        raise ValueError(f"the port in {_redact_url(url)!r} is no number from 0 to 65535") from None
-    if not parts.hostname or parts.query or parts.fragment or parts.path not in ("", "/"):
-        raise ValueError(f"{_redact_url(url)!r} is no broker address; write {parts.scheme}://HOST:PORT")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        found = [Address.parse(url) for url in urls]
+    except BrokerError as exc:
+        raise ValueError(str(exc)) from None
+    known = {(each.user, each.password, each.secure) for each in found}
+    if len(known - {(None, None, found[0].secure)}) > 1 or len({each.secure for each in found}) > 1:
+        raise ValueError("the nodes of a cluster share scheme, user and password; write the latter two once")
     if data.get("kind", "external") not in ("external", "auto"):
         raise ValueError(f"`kind: {data['kind']}` is started by us and takes no `url`; use `listen`, or drop `kind`")
-    found = {"user": parts.username, "password": parts.password}
-    given = {key: unquote(value) for key, value in found.items() if value is not None}
-    default = 8883 if parts.scheme == "mqtts" else 1883
-    # `is None` rather than `or`: port 0 is what the user wrote, and the connection will say so
-    return {**data, **given, "kind": "external", "url": f"{parts.scheme}://{host}:{default if port is None else port}"}
+    credentials = {"user": next((each.user for each in found if each.user), None)}
+    credentials["password"] = next((each.password for each in found if each.password), None)
+    given = {key: value for key, value in credentials.items() if value is not None}
+    address = Address(tuple(node for each in found for node in each.nodes), secure=found[0].secure)
+    return {**data, **given, "kind": "external", "url": str(address)}
 
 
 class Record(_Section):
@@ -1101,19 +1107,14 @@ def _take(tree: _Tree, error: Mapping[str, Any]) -> None:
 _SECRET = re.compile(
     r"(?:\A|[_-])(?:password|passwd|passphrase|secret|token|api_?key|credentials?)(?:\Z|[_-])", re.IGNORECASE
 )
-_URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+(?=@)")
 _HIDDEN = "***"
-
-
-def _redact_url(text: str) -> str:
-    return _URL_PASSWORD.sub(rf"\1{_HIDDEN}", text)
 
 
 def _redacted(path: KeyPath, value: str) -> str:
     """Return the text to show for this value: hidden where the key or the text says that it is a secret."""
     if value and path and isinstance(path[-1], str) and _SECRET.search(path[-1]):
         return _HIDDEN
-    return _redact_url(value)
+    return without_password(value)
 
 
 def _hidden(span: str, shown: str) -> str:
@@ -1325,7 +1326,10 @@ def json_schema() -> dict[str, Any]:
     schema: dict[str, Any] = Config.model_json_schema(by_alias=True)
     definitions: dict[str, Any] = schema.pop("$defs")
     short: dict[str, list[dict[str, Any]]] = {
-        "Broker": [{"type": "string", "pattern": "^(auto|embedded|mosquitto|mqtts?://.+)$"}],
+        "Broker": [
+            {"type": "string", "pattern": "^(auto|embedded|mosquitto|mqtts?://.+)$"},
+            {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": "^mqtts?://.+$"}},
+        ],
         "Record": [{"type": "boolean"}, {"enum": ["on", "off"]}],
         "Restart": [{"enum": ["never", "on-failure", "always", "off", "no", False]}],
         "MethodMarks": [{"enum": list(MARKS)}],

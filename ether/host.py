@@ -28,6 +28,7 @@ from urllib.parse import quote
 
 import ether as package
 from ether import brokers, clock, codecs, process, runtime, topics
+from ether.address import Address
 from ether.client import Client
 from ether.component import Component, check, load_class, registry_marks, source_of
 from ether.config import Config
@@ -38,7 +39,7 @@ from ether.instance import Instance
 from ether.member import Member, new_boot
 from ether.metrics import Metrics
 from ether.model import About, Annotation, Message, State, Status, Summary
-from ether.mqtt import MAX_PAYLOAD, Address, Connection, Receipt, Tls
+from ether.mqtt import MAX_PAYLOAD, Connection, Receipt, Tls
 from ether.outbox import Sender, leftovers, outbox_folder
 from ether.recorder.entries import journal_folder
 from ether.supervisor import Child, ProcessState, Restart, Supervisor, how

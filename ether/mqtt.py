@@ -16,16 +16,16 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 
 from ether import clock, topics
+from ether.address import Address
 from ether.errors import BrokerError, PayloadError
 from ether.model import Message
 
-__all__ = ["HELD", "MAX_PAYLOAD", "Address", "Connection", "Driven", "Receipt", "Tls"]
+__all__ = ["HELD", "MAX_PAYLOAD", "Connection", "Driven", "Receipt", "Tls"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,37 +52,6 @@ class Tls:
     key: str | None = None
     insecure: bool = False
     """Do not compare the host name with the certificate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A broker's URL, taken apart: ``mqtt://user:password@host:port`` or ``mqtts://…``."""
-
-    host: str
-    port: int
-    user: str | None = None
-    password: str | None = None
-    secure: bool = False
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """Return the parts of a URL; BrokerError says what is wrong with it."""
-        try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as exc:
-            raise BrokerError(f"broker {url!r}: {exc}; write mqtt://host:port") from None
-        if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
-            raise BrokerError(f"broker {url!r}: not a broker's address; write mqtt://host:port or mqtts://host:port")
-        secure = parts.scheme == "mqtts"
-        user = unquote(parts.username) if parts.username else None
-        password = unquote(parts.password) if parts.password else None
-        return cls(parts.hostname, port or (8883 if secure else 1883), user, password, secure)
-
-    def __str__(self) -> str:
-        """Return the URL without the password, fit for a log."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"mqtt{'s' if self.secure else ''}://{f'{self.user}@' if self.user else ''}{host}:{self.port}"
 
 
 class Receipt(NamedTuple):
@@ -341,7 +310,8 @@ class Connection:
         """Prepare a connection; nothing is sent before `open`.
 
         Args:
-            url: ``mqtt://user:password@host:port``, or ``mqtts://``.
+            url: ``mqtt://user:password@host:port``, or ``mqtts://``; of a cluster, with ``host:port,host:port``. The
+                first node that answers is used, and when it is lost, the next.
             client_id: unique on the broker; a second client of the same id throws out the first.
             namespace: put before every topic.
             will: topic and payload the broker publishes when we are lost.
@@ -362,6 +332,8 @@ class Connection:
         self.manual_ack = manual_ack
         self.largest_payload = MAX_PAYLOAD
         """Bytes; less where the broker is known to refuse more. It would end the connection, again and again."""
+        self._node = 0
+        """Which of the address's nodes is ours."""
         self._generation = 0
         self._filters: dict[str, int] = {}
         self._granted: dict[int, threading.Event] = {}
@@ -396,12 +368,15 @@ class Connection:
             client.username_pw_set(self.address.user, self.address.password)
         if self.address.secure or tls is not None:
             client.tls_set_context(_trust(self.address, tls or Tls()))
-        client.connect_async(self.address.host, self.address.port, keepalive=_KEEPALIVE_S)
         return client
 
     @property
     def connected(self) -> bool:
         return self._up.is_set()
+
+    @property
+    def _at(self) -> str:
+        return self.address.of_node(self._node)
 
     @property
     def in_network_thread(self) -> bool:
@@ -554,6 +529,7 @@ class Connection:
         """Connect, serve, and come back with a jittered backoff, until closed."""
         delay = _BACKOFF_S[0]
         while not self._closing.is_set():
+            self._client.connect_async(*self.address.nodes[self._node], keepalive=_KEEPALIVE_S)
             try:
                 self._client.reconnect()
             except (OSError, ValueError) as exc:
@@ -565,6 +541,7 @@ class Connection:
                         break
             if self._up.is_set():
                 self._lost("the connection ended")
+            self._node = (self._node + 1) % len(self.address.nodes)
             self._closing.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
             delay = min(delay * 2, _BACKOFF_S[1])
         self._client.close_wakeup()
@@ -578,7 +555,7 @@ class Connection:
         for event in granted:
             event.set()
         if not self._closing.is_set():
-            logger.warning("%s: connection to %s lost: %s", self.client_id, self.address, reason)
+            logger.warning("%s: connection to %s lost: %s", self.client_id, self._at, reason)
         self.on_down(reason)
 
     # --- paho's callbacks, all in the network thread
@@ -594,8 +571,9 @@ class Connection:
 
     def _connected(self, flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self._refusal = str(reason)
             self._trouble = f"refused: {reason}"
+            if str(reason) != "Server unavailable":  # a cluster says so while it elects
+                self._refusal = str(reason)
             return
         self._generation += 1
         if self._filters:
@@ -607,7 +585,7 @@ class Connection:
             self.on_up(bool(flags.session_present))
         finally:
             if self._generation > 1:
-                logger.info("%s: reconnected to %s", self.client_id, self.address)
+                logger.info("%s: reconnected to %s", self.client_id, self._at)
             self._up.set()
 
     def _disconnected(self, _flags: Any, reason: Any, _properties: Any) -> None:
@@ -699,11 +677,14 @@ class Driven:
     def open(self, timeout: float) -> Driven:
         """Connect, or raise BrokerError within `timeout` seconds."""
         self._client.connect_timeout = timeout
-        try:
-            # Longer than we wait for anything; it is also how long paho lets a TLS handshake take.
-            self._client.connect(self.address.host, self.address.port, keepalive=round(timeout) + 5)
-        except (OSError, ValueError) as exc:
-            raise BrokerError(f"no broker at {self.address}: {getattr(exc, 'strerror', None) or exc}") from exc
+        for last, node in enumerate(self.address.nodes, 1 - len(self.address.nodes)):
+            try:
+                # Longer than we wait for anything; it is also how long paho lets a TLS handshake take.
+                self._client.connect(*node, keepalive=round(timeout) + 5)
+                break
+            except (OSError, ValueError) as exc:
+                if not last:
+                    raise BrokerError(f"no broker at {self.address}: {getattr(exc, 'strerror', None) or exc}") from exc
         if not self.wait(lambda: self._up, timeout):
             why = self.ended or f"it takes the connection and says nothing within {timeout:g} s"
             self.drop()

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ether import clock, topics
+from ether.address import Address
 from ether.errors import BrokerError
-from ether.mqtt import Address, Driven, Tls
+from ether.mqtt import Driven, Tls
 
 __all__ = ["MATTERS", "QUEUE", "BrokerCapabilities", "advice", "keeps_retained", "measure"]
 

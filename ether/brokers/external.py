@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ether.mqtt import Address
+from ether.address import Address
 
 __all__ = ["External"]
 

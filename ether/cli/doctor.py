@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import typer
 
 from ether import __version__
+from ether.address import Address, without_password
 from ether.cli import output
 from ether.cli.arguments import AsJson
+from ether.errors import BrokerError
 
 __all__ = ["doctor"]
 
@@ -136,7 +137,7 @@ def _runtime() -> Iterator[Finding]:
         name, url = str(entry.get("name")), str(entry.get("url"))
         reached = _reach(url)
         advice = "" if reached is None else f"its broker does not answer ({reached}); end process {entry.get('pid')}"
-        found = f"process {entry.get('pid')} at {_plain(url)}"
+        found = f"process {entry.get('pid')} at {without_password(url)}"
         yield Finding(f"session {name}", "ok" if reached is None else "warning", found, advice)
 
 
@@ -148,7 +149,7 @@ def _broker() -> Iterator[Finding]:
     advice = "`ether doctor --broker URL` measures what it can do"
     if reached is not None:
         advice = "is it running? `ether broker` starts one; or unset ETHER_BROKER"
-    found = _plain(url) if reached is None else f"{_plain(url)}: {reached}"
+    found = without_password(url) if reached is None else f"{without_password(url)}: {reached}"
     yield Finding("ETHER_BROKER", "ok" if reached is None else "failed", found, advice)
 
 
@@ -199,19 +200,19 @@ def _told(name: str, value: int | bool, refused: int | None, note: str) -> str:
 
 
 def _reach(url: str) -> str | None:
-    """Return why nobody listens at this address; None if somebody does."""
+    """Return why nobody listens at this address; None if somebody does, be it at one node of a cluster."""
+    why = None
     try:
-        parts = urlsplit(url)
-        port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
-        with socket.create_connection((parts.hostname or "", port), timeout=2):
+        nodes = Address.parse(url).nodes
+    except BrokerError as exc:
+        return str(exc)
+    for node in nodes:
+        try:
+            socket.create_connection(node, timeout=2).close()
             return None
-    except (OSError, ValueError) as exc:
-        return getattr(exc, "strerror", None) or str(exc)
-
-
-def _plain(url: str) -> str:
-    """Return the address without its credentials."""
-    return url.rpartition("@")[2] if "@" in url else url.partition("://")[2]
+        except OSError as exc:
+            why = exc.strerror or str(exc)
+    return why
 
 
 def _count(number: int, noun: str, done: str) -> str:

@@ -23,9 +23,10 @@ from paho.mqtt.client import Client as Paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from ether import brokers, runtime
+from ether.address import Address
 from ether.config import Config
 from ether.errors import BrokerError, ConfigError
-from ether.mqtt import Address, Connection, Tls
+from ether.mqtt import Connection, Tls
 from ether.testing.broker_contract import TIMEOUT_S, Client, wire
 from ether_broker import users
 from ether_broker.authentication import Guard

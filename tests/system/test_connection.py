@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ether import brokers
 from ether.errors import BrokerError
 from ether.member import Member
 from ether.model import About, Message, State
@@ -92,6 +93,34 @@ def test_subscriptions_are_renewed_and_nothing_of_qos_1_is_lost_over_a_broker_re
 
     until(lambda: len(listener.got) >= 101, 15.0)
     assert [message.payload for message in listener.got] == [b"before", *(b"%d" % number for number in range(100))]
+
+
+def test_of_several_addresses_the_first_that_answers_is_used_and_when_it_is_lost_the_next(broker, until):
+    with brokers.Embedded() as other:
+        url = f"mqtt://127.0.0.1:1,127.0.0.1:{broker.port},127.0.0.1:{other.port}"  # nobody listens at port 1
+        listener, speaker = Connection(url, "listener"), Connection(url, "speaker")
+        got: list[bytes] = []
+        listener.on_message = lambda message, receipt: got.append(message.payload)
+        for each in (listener, speaker):
+            each.open()
+        listener.subscribe(["row"])
+        speaker.publish("row", b"before")
+        until(lambda: got == [b"before"])
+        ups: list[bool] = []
+        listener.on_up = ups.append
+
+        broker.kill()
+        until(lambda: ups and listener.connected, 15.0)
+        speaker.publish("row", b"after")
+
+        until(lambda: got == [b"before", b"after"], 15.0)
+        for each in (listener, speaker):
+            assert each.close()
+
+
+def test_no_broker_at_any_of_several_addresses_is_one_line():
+    with pytest.raises(BrokerError, match="no broker at mqtt://127.0.0.1:1,127.0.0.1:2 within 0.3 s: .*refused"):
+        Connection("mqtt://127.0.0.1:1,127.0.0.1:2", "nobody").open(0.3)
 
 
 def test_what_is_published_while_the_broker_is_away_arrives_when_it_is_back(connect, broker, until):
@@ -327,12 +356,6 @@ def test_publishing_on_a_closed_connection_is_an_error(connect):
 
     with pytest.raises(BrokerError, match="is closed; 'a' was not sent"):
         connection.publish("a", b"")
-
-
-@pytest.mark.parametrize("url", ["localhost", "http://localhost", "mqtt://", "mqtt://h:port", "mqtt://h:99999"])
-def test_what_is_no_address_is_told(url):
-    with pytest.raises(BrokerError, match="write mqtt://host:port"):
-        Connection(url, "x")
 
 
 def test_tcp_no_delay_is_set(connect):

@@ -532,6 +532,15 @@ def test_a_missing_file_a_folder_and_other_encodings_are_one_line(write: Write, 
             "broker: the port in 'mqtt://u:***@bench:99999' is no number from 0 to 65535",
         ),
         ({"broker": "mqtt://"}, "broker: 'mqtt://' is no broker address; write mqtt://HOST:PORT"),
+        (
+            {"broker": ["mqtt://u:p@a", "mqtt://v:p@b"]},
+            "broker: the nodes of a cluster share scheme, user and password; write the latter two once",
+        ),
+        (
+            {"broker": ["mqtt://a", "mqtts://b"]},
+            "broker: the nodes of a cluster share scheme, user and password; write the latter two once",
+        ),
+        ({"broker": []}, "broker.url: a text was wanted, got a list"),
         ({"broker": {"kind": "external"}}, "broker: an external broker needs its `url: mqtt://HOST:PORT`"),
         (
             {"broker": {"kind": "mosquitto", "url": "mqtt://a"}},

@@ -480,12 +480,13 @@ class Client:
 
     # --- annotations and runs
 
-    def annotate(self, annotation: Annotation, timeout: float = CALL_TIMEOUT_S) -> bool:
+    def annotate(self, annotation: Annotation, timeout: float = CALL_TIMEOUT_S, identity: str = "") -> bool:
         """Send a remark to whoever records, and wait until it is stored.
 
         Args:
             annotation: the remark.
             timeout: seconds to wait; 0 does not.
+            identity: that of an earlier attempt, so that it is stored once; by default a new one.
 
         Returns:
             True once it is durable at the recorder; False where nobody records, or nobody waits: with a `timeout` of 0,
@@ -507,7 +508,7 @@ class Client:
         if not self._recorded():
             self.connection.publish(topics.ANNOTATION, codecs.encode(content), 1)
             return False
-        content["id"] = f"{self._call_prefix}-{next(self._call_numbers)}"
+        content["id"] = identity or f"{self._call_prefix}-{next(self._call_numbers)}"
         self._stored(content | {"reply_to": self._reply_topic}, timeout)
         return True
 

@@ -25,14 +25,16 @@ _SILENT_AFTER = 3
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """One way in which a stream is not as expected."""
+    """One way in which a stream, or the broker, is not as expected."""
 
     topic: str
-    """The topic or filter of `expect:`."""
+    """The topic or filter of `expect:`; the broker's counter."""
     kind: str
-    """``missing``, ``silent``, ``slow``, ``fast``, ``from`` or ``unit``."""
+    """``missing``, ``silent``, ``slow``, ``fast``, ``from`` or ``unit``; of the broker, ``dropped``."""
     detail: str
     """For people, with numbers that change while it lasts."""
+    over: str = ""
+    """What to say once it is over; by default ``was KIND``."""
 
 
 class Expectations:

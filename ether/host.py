@@ -34,7 +34,7 @@ from ether.component import Component, check, load_class, registry_marks, source
 from ether.config import Config
 from ether.config import Instance as InstanceConfig
 from ether.errors import BrokerError, ConfigError, EtherError, PreflightError, SessionError, StartError
-from ether.expect import Expectations
+from ether.expect import Expectations, Shortfall
 from ether.instance import Instance
 from ether.member import Member, new_boot
 from ether.metrics import Metrics
@@ -54,6 +54,12 @@ _RECORDER_SEALS_S = 120.0
 _SOURCE_BYTES = 1_000_000
 _RECORDER_PATIENCE_S = 2.0
 _OUTBOX_S = 5.0
+_REMARK_S = 1.0
+_QUEUE_LIMITS = {
+    "embedded": "broker.limits.queue",
+    "mosquitto": "max_queued_messages (Mosquitto's default is 1,000)",
+}
+"""By the kind of broker: what limits how much may wait for a client."""
 _OURS = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
 """For the processes that are ours: recorder and broker."""
 
@@ -222,6 +228,10 @@ class Host:
         self._broker_lock = threading.Lock()
         self._critical = {name for name, (_, each) in config.named().items() if each.critical}
         self._expected = Expectations(config.expect) if config.expect else None
+        self._drops: brokers.Drops | None = None
+        self._watcher: threading.Thread | None = None
+        self._unstored: dict[str, Annotation] = {}
+        """Remarks about alarms that the recorder has not confirmed yet, by their identity."""
         self._safe_within: dict[str, float] = {}
         """Instances that know how to make their hardware safe, and the seconds they may take."""
         self._namespace = guest.namespace if guest else config.session.namespace
@@ -294,6 +304,8 @@ class Host:
         logger.info("broker: %s at %s, %s", self._broker.kind, _plain(self._url), self._broker.why)
         if self._broker.kind not in brokers.KINDS:
             self._look_at_broker()
+        else:
+            self._drops = brokers.Drops(_QUEUE_LIMITS[self._broker.kind])
         if isinstance(self._broker, brokers.ChildBroker):
             threading.Thread(target=self._guard, args=(self._broker,), name="broker", daemon=True).start()
         return self._url
@@ -341,6 +353,9 @@ class Host:
                 logger.warning("broker %s: %s: %s; %s", found.address, name.replace("_", " "), seen, lacking[name])
         if found.refused_payload is not None:
             self._largest_payload = found.refused_payload - 1
+        if found.drops_counted:
+            kind = "embedded" if found.version.startswith("ether_broker") else "mosquitto"
+            self._drops = brokers.Drops(_QUEUE_LIMITS[kind])
 
     def _connect(self, url: str) -> None:
         tls = _tls(self.config)
@@ -358,7 +373,10 @@ class Host:
         member.connection.subscribe([topics.command("session", "+")])
         if self._expected is not None:
             member.connection.subscribe(list(self.config.expect), qos=0)
-            threading.Thread(target=self._watch_streams, args=(self._expected,), name="expect", daemon=True).start()
+        if self._drops is not None:
+            member.connection.subscribe([brokers.DROPPED], qos=0)
+        self._watcher = threading.Thread(target=self._watch, name="alarms", daemon=True)
+        self._watcher.start()
         member.on_up = lambda present: self._announce()
         if self._broker is not None and self._broker.kind == "external":
             self._refuse_second_session(url, tls)
@@ -592,6 +610,9 @@ class Host:
     def _receive(self, message: Message, _receipt: Receipt | None) -> None:
         for sender in self._for_the_dead:
             sender.hear(message)
+        if self._drops is not None and message.topic == brokers.DROPPED:
+            self._drops.receive(message.payload)
+            return
         if self._expected is not None and not topics.is_reserved(message.topic):
             self._expected.receive(message)
         if self.client.take(message):
@@ -619,28 +640,46 @@ class Host:
             if self._closing.wait(0.1):
                 raise SessionError("preflight: the session has ended")
 
-    def _watch_streams(self, expected: Expectations) -> None:
-        """Tell what is not as expected: retained, in the log, and as annotations."""
-        standing: dict[tuple[str, str], float] = {}
+    def _watch(self) -> None:
+        """Tell what is not as it should be of streams and broker: retained, in the log, and as annotations."""
+        standing: dict[tuple[str, str], tuple[float, Shortfall]] = {}
         while not self._closing.wait(1.0):
-            found = {(each.topic, each.kind): each for each in expected.look(self.client.abouts, self.client.statuses)}
+            found = {(each.topic, each.kind): each for each in self._shortfalls()}
             if not self.client.connection.connected:
                 continue
-            for key in found.keys() - standing.keys():
-                standing[key] = clock.now()
-                self._tell_alarm(f"{found[key].topic}: {found[key].detail}", standing[key], None)
-            over = standing.keys() - found.keys()
-            for topic, kind in over:
-                self._tell_alarm(f"{topic}: was {kind}", standing.pop((topic, kind)), clock.now())
+            new, over = found.keys() - standing.keys(), standing.keys() - found.keys()
+            ended = {key: standing.pop(key) for key in over}
+            standing |= {key: (standing[key][0] if key in standing else clock.now(), found[key]) for key in found}
             if found or over:
-                alarms = [{**asdict(each), "since": standing[key]} for key, each in sorted(found.items())]
+                alarms = [
+                    {"topic": each.topic, "kind": each.kind, "detail": each.detail, "since": since}
+                    for _, (since, each) in sorted(standing.items())
+                ]
                 payload = codecs.encode({"alarms": alarms}) if alarms else b""
                 self.client.connection.publish(topics.alarm("session"), payload, 1, retain=True)
+            for key in new:
+                self._tell_alarm(f"{found[key].topic}: {found[key].detail}", standing[key][0], None)
+            for since, each in ended.values():
+                self._tell_alarm(f"{each.topic}: {each.over or f'was {each.kind}'}", since, clock.now())
+            self._store_remarks()
+
+    def _shortfalls(self) -> list[Shortfall]:
+        found = self._expected.look(self.client.abouts, self.client.statuses) if self._expected is not None else []
+        return [*found, *(self._drops.look() if self._drops is not None else ())]
 
     def _tell_alarm(self, text: str, since: float, until: float | None) -> None:
         log = logger.error if until is None else logger.warning
-        log("expected %s%s", text, "" if until is None else f", for {until - since:.0f} s")
-        self.client.annotate(Annotation(text, since, until, ("alarm",), {}, "session"))
+        log("%s%s", text, "" if until is None else f", for {until - since:.0f} s")
+        self._unstored[secrets.token_hex(8)] = Annotation(text, since, until, ("alarm",), {}, "session")
+
+    def _store_remarks(self) -> None:
+        """Have the recorder store what was told of alarms; one that hangs gets it later, as may be what is told of."""
+        for identity, remark in list(self._unstored.items()):
+            try:
+                self.client.annotate(remark, _REMARK_S, identity)
+            except SessionError:
+                return
+            del self._unstored[identity]
 
     def _launch_asked(self, name: str) -> None:
         try:
@@ -806,6 +845,7 @@ class Host:
         if child is None or not child.alive or self._member is None:
             return
         self._settle_for_the_dead()
+        self._settle_remarks()
         self._member.leave(self.client.last_numbers())
         self.client.connection.flush(2.0)
         self._supervisor.expect_end(child)
@@ -815,6 +855,12 @@ class Host:
         elif self.recording is not None and journal_folder(self.recording).exists():
             way_out = f"nothing stored is lost, and `ether recover {shlex.quote(str(self.recording))}` finishes it"
             self._problems.append(f"{self.recording.name} is not sealed (recorder: {child.exit}): {way_out}")
+
+    def _settle_remarks(self) -> None:
+        assert self._watcher is not None
+        self._watcher.join()
+        self._store_remarks()
+        self._problems += [f"not stored as a remark: {each.text}" for each in self._unstored.values()]
 
     def _settle_for_the_dead(self) -> None:
         """Send what instances left behind that died and were not started again, and say their goodbyes."""

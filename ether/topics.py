@@ -141,13 +141,13 @@ def levels(topic: str) -> list[str]:
 
 
 def join(namespace: str, topic: str) -> str:
-    """Return `topic` as it travels: below the namespace, if there is one."""
-    return f"{namespace}/{topic}" if namespace else topic
+    """Return `topic` as it travels: below the namespace, if there is one; topics with $ are the broker's own."""
+    return f"{namespace}/{topic}" if namespace and topic[:1] != "$" else topic
 
 
 def strip(namespace: str, topic: str) -> str:
     """Return `topic` without the namespace it travelled below."""
-    return topic[len(namespace) + 1 :] if namespace else topic
+    return topic[len(namespace) + 1 :] if namespace and topic[:1] != "$" else topic
 
 
 def is_filter(topic: str) -> bool:

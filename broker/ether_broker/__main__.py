@@ -162,7 +162,8 @@ def _number(text: str) -> int:
 def _limits(arguments: argparse.Namespace) -> Limits:
     wanted = {
         "packet_bytes": arguments.max_packet, "connections": arguments.max_connections,
-        "queue_bytes": arguments.max_queue, "session_expiry_s": arguments.session_expiry,
+        "queue_bytes": arguments.max_queue, "qos0_bytes": arguments.max_queue,
+        "session_expiry_s": arguments.session_expiry,
     }  # fmt: skip
     return replace(Limits(), **{name: value for name, value in wanted.items() if value is not None})
 

@@ -41,8 +41,8 @@ class Connection(asyncio.Protocol):
     """The socket of one client, from accept to close."""
 
     __slots__ = (
-        "_chunk", "_confirmed", "_dirty", "_holders", "_missing", "_out", "_out_bytes", "_parts", "_paused",
-        "_transport", "access", "broker", "clean_end", "client_id", "closed", "connected_at", "heard_at",
+        "_chunk", "_confirmed", "_dirty", "_dropping", "_holders", "_missing", "_out", "_out_bytes", "_parts",
+        "_paused", "_transport", "access", "broker", "clean_end", "client_id", "closed", "connected_at", "heard_at",
         "keepalive_s", "listener", "peer", "session", "waiting_auth", "will", "writable",
     )  # fmt: skip
 
@@ -71,6 +71,7 @@ class Connection(asyncio.Protocol):
         """Packet identifiers of QoS 1 publishes in the chunk at hand, to be acknowledged at its end."""
         self._out: list[bytes | memoryview] = []
         self._out_bytes = 0
+        self._dropping = False
         self._dirty = False
         self._paused = False
         self._holders: set[object] = set()
@@ -393,6 +394,9 @@ class Connection(asyncio.Protocol):
         counters = self.broker.counters
         if self._out_bytes > self.broker.limits.qos0_bytes:
             counters.publish_dropped += 1
+            if not self._dropping:  # once for a connection
+                self._dropping = True
+                logger.warning("%s: reads too slowly; messages at QoS 0 to it are being dropped", self.client_id)
             return
         self._out.append(packet)
         self._out_bytes += len(packet)

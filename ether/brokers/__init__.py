@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ether.brokers.capabilities import MATTERS, QUEUE, BrokerCapabilities, advice, keeps_retained, measure
+from ether.brokers.capabilities import DROPPED, MATTERS, QUEUE, BrokerCapabilities, advice, keeps_retained, measure
 from ether.brokers.child import ChildBroker, Limits
+from ether.brokers.drops import Drops
 from ether.brokers.embedded import Embedded
 from ether.brokers.external import External
 from ether.brokers.mosquitto import Mosquitto, find_mosquitto, serves_websockets
@@ -14,12 +15,14 @@ from ether.brokers.security import Security, manage_users
 from ether.errors import BrokerError
 
 __all__ = [
+    "DROPPED",
     "KINDS",
     "MATTERS",
     "QUEUE",
     "Broker",
     "BrokerCapabilities",
     "ChildBroker",
+    "Drops",
     "Embedded",
     "External",
     "Limits",

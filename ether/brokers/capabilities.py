@@ -21,10 +21,12 @@ from ether.address import Address
 from ether.errors import BrokerError
 from ether.mqtt import Driven, Tls
 
-__all__ = ["MATTERS", "QUEUE", "BrokerCapabilities", "advice", "keeps_retained", "measure"]
+__all__ = ["DROPPED", "MATTERS", "QUEUE", "BrokerCapabilities", "advice", "keeps_retained", "measure"]
 
 QUEUE = 1_500
 """Messages sent to an absent client. Mosquitto's default keeps 1,000."""
+DROPPED = "$SYS/broker/publish/messages/dropped"
+"""How much the broker has dropped since it started, where it counts that."""
 MATTERS = ("retained", "wildcard_retained", "queued", "redelivered", "will")
 """What a session is worse off without."""
 _PATIENCE_S = 5.0
@@ -35,7 +37,6 @@ _GRACE_S = 0.5
 """For what should not come, after something sent later has."""
 _SMALL, _LARGE = 16 * 1024, 16 * 1024 * 1024
 _LARGE_S = 20.0
-_DROPPED = "$SYS/broker/publish/messages/dropped"
 _VERSION = "$SYS/broker/version"
 _FRESH_S = 7 * 86_400.0
 
@@ -101,7 +102,7 @@ def measure(url: str, *, namespace: str = "", tls: Tls | None = None) -> BrokerC
 
 
 def keeps_retained(url: str, *, namespace: str = "", tls: Tls | None = None) -> BrokerCapabilities:
-    """Return what was measured of a broker within a week; of another one only whether it retains.
+    """Return what was measured of a broker within a week; of another one only whether it retains, and counts drops.
 
     The latter takes a few messages, and a second at most where they do not come back.
 
@@ -178,10 +179,10 @@ class _Probe:
                 self.barred = f"this user may not subscribe to {topic}"
             elif not echoed(1):
                 self.barred = f"this user's messages to {topic} do not arrive; may it publish there?"
-            elif client.subscribe(_VERSION, timeout=self.patience_s):
+            elif client.subscribe(_VERSION, DROPPED, timeout=self.patience_s):
                 echoed(2)  # what it says of itself is here by then; asked last, as some end the connection for it
-                said = [got.payload.decode(errors="replace") for got in client.messages if got.topic == _VERSION]
-                self.note(version="".join(said[:1]))
+                said = {got.topic: got.payload.decode(errors="replace") for got in client.messages}
+                self.note(version=said.get(_VERSION, ""), drops_counted=True if DROPPED in said else None)
 
     def try_out(self, *names: str) -> BrokerCapabilities:
         """Run the tests of these fields; what they do not cover stays unknown."""
@@ -343,7 +344,7 @@ class _Probe:
 
     def _drops_counted(self) -> None:
         with self.client() as client:
-            if not self._granted(client, _DROPPED):
+            if not self._granted(client, DROPPED):
                 self.note("drops_counted", "this user may not subscribe to $SYS")
                 return
             self.note(drops_counted=client.wait(lambda: bool(client.messages), 1.0))

@@ -58,6 +58,7 @@ __all__ = [
     "Rate",
     "Record",
     "Restart",
+    "Rotate",
     "Session",
     "StartMark",
     "SubMark",
@@ -142,6 +143,7 @@ _DURATION_SCHEMA: dict[str, Any] = {
         {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({_UNITS_OF_TIME})?\s*$"},
     ]
 }
+_DURATION_PATTERN = rf"^\s*{_NUMBER}\s*({_UNITS_OF_TIME})\s*$"
 _SIZE_SCHEMA: dict[str, Any] = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*({'|'.join(_BYTES)})\s*$"}
 _RATE_SCHEMA: dict[str, Any] = {
     "anyOf": [
@@ -577,6 +579,31 @@ def _split_credentials(data: dict[str, Any], urls: list[str]) -> dict[str, Any]:
     return {**data, **given, "kind": "external", "url": str(address)}
 
 
+class Rotate(_Section):
+    """When a new part of a recording begins: whichever comes first."""
+
+    size: Annotated[Size, Field(ge=1_000_000)] | None = Field(
+        default=None, description="At so many bytes of messages: `2GB`; 1MB at least."
+    )
+    every: Annotated[Duration, Field(ge=1)] | None = Field(
+        default=None, description="After so long: `1h`; 1s at least."
+    )
+
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        if not isinstance(data, str | int | float):
+            return data
+        found = _QUANTITY.match(str(data))
+        if found is not None and found[2] in SECONDS:
+            return {"every": data}
+        size(data)  # what is wrong with it is wrong with `rotate`, not with a key that nobody wrote
+        return {"size": data}
+
+
+def _rotate(value: object) -> object:
+    return None if value in (False, "off", "no") else value  # YAML reads `rotate: off` as false
+
+
 class Record(_Section):
     """What is recorded, and where."""
 
@@ -586,7 +613,10 @@ class Record(_Section):
         default="{session}-{started}.h5",
         description="File below `session.data`; {session} and {started} are filled in.",
     )
-    rotate: Size | None = Field(default=None, description="Begin a new part at this size: `2GB`.")
+    rotate: Annotated[Rotate | None, BeforeValidator(_rotate)] = Field(
+        default_factory=lambda: Rotate.model_validate("256MB"),
+        description="When to begin a new part: a size, a duration, both as a mapping, or `off`.",
+    )
 
     def file_for(self, session: str, started: str) -> str:
         """Return the file name for this session name and start (``20260116-112842``)."""
@@ -1332,6 +1362,7 @@ def json_schema() -> dict[str, Any]:
         ],
         "Record": [{"type": "boolean"}, {"enum": ["on", "off"]}],
         "Restart": [{"enum": ["never", "on-failure", "always", "off", "no", False]}],
+        "Rotate": [_SIZE_SCHEMA, {"type": "string", "pattern": _DURATION_PATTERN}, {"enum": ["off", "no", False]}],
         "MethodMarks": [{"enum": list(MARKS)}],
     }
     for name, forms in short.items():

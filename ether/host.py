@@ -42,6 +42,7 @@ from ether.model import About, Annotation, Message, State, Status, Summary
 from ether.mqtt import MAX_PAYLOAD, Connection, Receipt, Tls
 from ether.outbox import Sender, leftovers, outbox_folder
 from ether.recorder.entries import journal_folder
+from ether.recorder.parts import is_taken
 from ether.supervisor import Child, ProcessState, Restart, Supervisor, how
 
 __all__ = ["Guest", "Host", "add", "join"]
@@ -440,7 +441,7 @@ class Host:
             "file": str(path),
             "topics": record.topics,
             "exclude": record.exclude,
-            "rotate": record.rotate,
+            "rotate": None if record.rotate is None else record.rotate.model_dump(),
             "session": {"id": self.id, "name": self.config.session.name, "started": self._since},
             "provenance": provenance,
             "log_level": _log_level(),
@@ -1012,7 +1013,7 @@ def _user() -> str:
 def _unused(path: Path) -> Path:
     """Return a path that no recording has yet: two sessions may start in the same second."""
     found, number = path, 1
-    while found.exists() or journal_folder(found).exists():
+    while is_taken(found) or journal_folder(found).exists():
         number += 1
         found = path.with_stem(f"{path.stem}-{number}")
     return found
@@ -1028,8 +1029,6 @@ def _remove_empty(folder: Path) -> None:
 def _not_yet(config: Config) -> list[str]:
     """Return a line for each key that is read and checked but has no effect in this version."""
     found = []
-    if config.record is not None and config.record.rotate is not None:
-        found.append(f"{config.where('record', 'rotate')}: one file is written; parts are not rotated in this version")
     for key, instance in config.instances.items():
         if instance.host is not None:
             found.append(

@@ -28,7 +28,16 @@ from zlib import crc32
 
 from ether.errors import JournalError
 
-__all__ = ["Damage", "Journal", "JournalReader", "Record", "Recovery", "sync_data", "sync_directory"]
+__all__ = [
+    "Damage",
+    "Journal",
+    "JournalReader",
+    "Record",
+    "Recovery",
+    "drop_segments",
+    "sync_data",
+    "sync_directory",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +109,7 @@ class Journal:
         folder: made if missing; one writer at a time (JournalError otherwise).
         segment_bytes: size of a large segment; the first ones are smaller.
         replay: called with every record found, in order.
+        start: number of the first record that is still wanted; what was before it may have been dropped.
         transient: never wait for the disk: what is committed then survives the death of this process, not a power
             cut; and what was dropped is no damage. For outboxes, whose content is needed until it is durable elsewhere.
     """
@@ -110,10 +120,12 @@ class Journal:
         *,
         segment_bytes: int = 64 << 20,
         replay: Callable[[Record], None] | None = None,
+        start: int = 0,
         transient: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.segment_bytes = segment_bytes
+        self._start = start
         self._transient = transient
         self.recovery = Recovery()
         self.next_number = 0
@@ -182,14 +194,7 @@ class Journal:
 
     def drop(self, before: int) -> int:
         """Remove the segments that hold only records below `before`; return how many went."""
-        dropped = 0
-        segments = _segments(self.folder)
-        for path, following in pairwise(segments):
-            first = _first_number(following)
-            if first is None or first > before or path == self._path:
-                break
-            path.unlink()
-            dropped += 1
+        dropped = drop_segments(self.folder, before)
         if dropped and not self._transient:
             sync_directory(self.folder)
         return dropped
@@ -311,7 +316,7 @@ class Journal:
 
     def _recover(self, replay: Callable[[Record], None] | None) -> None:
         torn = self._cut_unfinished()
-        reader = JournalReader(self.folder, dropped=self._transient)
+        reader = JournalReader(self.folder, dropped=self._transient, start=self._start)
         try:
             while records := reader.read():
                 self.recovery.records += len(records)
@@ -413,17 +418,20 @@ class JournalReader:
         live: the journal is being written: an unreadable end means "not yet". Records may then be seen shortly
             before they are durable. Otherwise the end is the end.
         dropped: what was before the first segment that is there has been dropped on purpose.
+        start: number of the first record to return; those before it may have been dropped.
 
     Attributes:
         next_number: number of the record expected next.
         damage: what could not be read so far.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, live: bool = False, dropped: bool = False) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, live: bool = False, dropped: bool = False, start: int = 0
+    ) -> None:
         self.folder = Path(folder)
         self.live = live
         self._dropped = dropped
-        self.next_number = 0
+        self.next_number = start
         self.damage: list[Damage] = []
         self._segment: _Segment | None = None
 
@@ -527,6 +535,9 @@ class JournalReader:
             self._segment.close()
         elif self._dropped:
             self.next_number = _first_number(following[0]) or 0
+        elif self.next_number:
+            while len(following) > 1 and (_first_number(following[1]) or self.next_number + 1) <= self.next_number:
+                following.pop(0)
         self._segment = _Segment(following[0])
         if (hurt := self._segment.check_header()) and not self.live:
             self.damage.append(Damage(following[0].name, 0, _HEADER_BYTES, hurt, hurt - 1))
@@ -676,6 +687,21 @@ class _Segment:
         while data and len(data) < size and (more := self._file.read(size - len(data))):
             data += more
         return data
+
+
+def drop_segments(folder: Path, before: int) -> int:
+    """Remove the segments of a journal that hold only records below `before`, never the last; return how many went.
+
+    Another process may be appending meanwhile.
+    """
+    dropped = 0
+    for path, following in pairwise(_segments(folder)):
+        first = _first_number(following)
+        if first is None or first > before:
+            break
+        path.unlink()
+        dropped += 1
+    return dropped
 
 
 def sync_data(fd: int) -> None:

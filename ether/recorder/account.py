@@ -193,6 +193,25 @@ class Account:
     def duplicates(self) -> int:
         return sum(track.duplicates for track in self.tracks.values())
 
+    def state(self) -> dict[str, Any]:
+        """Return everything known, fit for JSON; `restored` makes an account of it again."""
+        tracks = [
+            [*key, track.spans, track.received, track.duplicates, track.fresh, track.last, track.mark, track.qos]
+            for key, track in self.tracks.items()
+        ]
+        outboxes = [[*key, outbox] for key, outbox in self.outboxes.items()]
+        return {"tracks": tracks, "outboxes": outboxes, "fresh": sorted(self._fresh), "known": sorted(self._known)}
+
+    @classmethod
+    def restored(cls, state: dict[str, Any]) -> Account:
+        found = cls()
+        for by, boot, topic, *facts in state["tracks"]:
+            found.tracks[by, boot, topic] = Track(*facts)
+        found.outboxes = {(name, boot): outbox for name, boot, outbox in state["outboxes"]}
+        found._fresh = {(name, boot) for name, boot in state["fresh"]}
+        found._known = {(name, boot) for name, boot in state["known"]}
+        return found
+
     def open(self, key: tuple[str, str, str]) -> Track:
         """Return a new track, begun at 0 where the publisher was seen to start."""
         self._known.add(key[:2])

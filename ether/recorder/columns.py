@@ -79,11 +79,18 @@ class Group:
     Args:
         group: where they are; may be exchanged after the file was closed and opened again (`reopen`).
         declared: field path to the kind its publisher declares: ``int``, ``float``, ``bool``, ``str``.
+        names: what `names` returned of the part before: a column keeps its name through all parts.
     """
 
-    def __init__(self, group: h5py.Group, declared: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        group: h5py.Group,
+        declared: dict[str, str] | None = None,
+        names: list[tuple[Keys, dict[str, str]]] | None = None,
+    ) -> None:
         self.group = group
         self.declared = declared or {}
+        self._former = dict(names or [])
         self.rows = 0
         self.families: dict[Keys, _Family] = {}
         self.version = 0
@@ -116,11 +123,15 @@ class Group:
             if keys not in self.families:
                 if len(self.families) >= _MOST_FIELDS:
                     raise ValueError(f"more than {_MOST_FIELDS} fields")
-                self.families[keys] = _Family(self, keys)
+                self.families[keys] = _Family(self, keys, self._former.get(keys))
 
     def _undo(self) -> None:
         for family in self.families.values():
             family.cut(self.rows)
+
+    def names(self) -> list[tuple[Keys, dict[str, str]]]:
+        """Return of each field its keys, and kind to the name of its column: all that were ever there."""
+        return [*{**self._former, **{keys: family.names for keys, family in self.families.items()}}.items()]
 
     def describe(self) -> dict[str, str]:
         """Return column name to kind, in the order they appeared."""
@@ -130,11 +141,13 @@ class Group:
 class _Family:
     """All columns of one field: the first and its siblings, one per kind of value."""
 
-    def __init__(self, owner: Group, keys: Keys) -> None:
+    def __init__(self, owner: Group, keys: Keys, names: dict[str, str] | None = None) -> None:
         self.owner = owner
         self.keys = keys
         self.name = layout.link_name(keys)
         self.columns: dict[str, _Column] = {}
+        self.names = dict(names or {})
+        """Kind to the name of its column, in this part and those before."""
         self.void: _Column | None = None
         """Holds only the mask, while no value has come yet."""
 
@@ -193,19 +206,19 @@ class _Family:
                 plan[first] = (None, masks_only[1])
 
     def _fit_numbers(self, plan: dict[str, tuple[Any, np.ndarray | None]]) -> None:
-        primary = next(iter(self.columns), None) or self._declared(plan)
+        primary = next(iter(self.names), None) or self._declared(plan)
         if "int" in plan and ("float" in plan or primary == "float") and primary in (None, "float", "int"):
             values, mask = plan["int"]
             if "float" in plan or primary == "float":
                 valid = values if mask is None else values[mask == VALID]
                 if not _exact(valid):
                     return
-                if primary == "int" and not self.columns["int"].promote():
+                if primary == "int" and not self._promote("int", "float"):
                     return
                 del plan["int"]
                 _join(plan, "float", values.astype(_FLOAT), mask)
-        elif "float" in plan and primary == "int" and self.columns["int"].promote():
-            pass
+        elif "float" in plan and primary == "int":
+            self._promote("int", "float")
         elif "float" in plan and primary == "array":
             return
         for kind in [kind for kind in plan if kind.startswith("array:")]:
@@ -216,46 +229,56 @@ class _Family:
         _, dtype, ndim = kind.split(":")
         if dtype == _INT.str:
             wider = f"array:{_FLOAT.str}:{ndim}"
-            if wider in self.columns or wider in plan:
+            if wider in self.names or wider in plan:
                 values, mask = plan[kind]
                 rows = [values[row] for row in range(len(values)) if mask is None or mask[row] == VALID]
-                if kind not in self.columns and all(_exact(np.asarray(row)) for row in rows):
+                if kind not in self.names and all(_exact(np.asarray(row)) for row in rows):
                     del plan[kind]
                     floats = [None if value is None else np.asarray(value, _FLOAT) for value in values]
                     _join_objects(plan, wider, floats, mask)
-        elif dtype == _FLOAT.str and ndim == "1" and kind not in self.columns and _all_empty(plan[kind]):
+        elif dtype == _FLOAT.str and ndim == "1" and kind not in self.names and _all_empty(plan[kind]):
             # An empty list has no type of its own: it goes where the others are.
-            others = [known for known in (*self.columns, *plan) if known.startswith("array:") and known.endswith(":1")]
+            others = [known for known in (*self.names, *plan) if known.startswith("array:") and known.endswith(":1")]
             if others[0] != kind:
                 values, mask = plan.pop(kind)
                 _join_objects(plan, others[0], list(values), mask)
         elif dtype == _FLOAT.str:
             narrower = f"array:{_INT.str}:{ndim}"
-            if next(iter(self.columns), None) == narrower and kind not in self.columns:
-                self.columns[narrower].promote()
+            if next(iter(self.names), None) == narrower and kind not in self.names:
+                self._promote(narrower, kind)
+
+    def _promote(self, kind: str, wider: str) -> bool:
+        """Let a column hold a wider kind from now on; False where that would not be exact, or another column does."""
+        if wider in self.names:
+            return False
+        if kind in self.columns:
+            return self.columns[kind].promote()
+        self._rename(kind, wider)  # only the parts before have it
+        return True
+
+    def _rename(self, kind: str, wider: str) -> None:
+        self.names = {wider if known == kind else known: name for known, name in self.names.items()}
 
     def _declared(self, plan: dict[str, Any]) -> str | None:
         declared = self.owner.declared.get(".".join(self.keys))
         return declared if declared == "float" else None
 
     def _add(self, kind: str, values: Any) -> None:
-        if not self.columns:
-            name, adopt = self.name, self.void
-        else:
-            name, adopt = f"{self.name}@{_suffix(kind)}", None
+        name = self.names.get(kind) or (f"{self.name}@{_suffix(kind)}" if self.names else self.name)
         column = _Column.make(self, kind, name)
         column.create(values, self.owner.rows)
-        if adopt is not None:
-            column.mask = adopt.mask
-            column.masked = adopt.masked
-            self.void = None
+        void, self.void = self.void, None
+        if void is not None and name == self.name:
+            column.mask, column.masked = void.mask, void.masked
         elif self.owner.rows:
-            column.mask_all(0, np.full(self.owner.rows, ABSENT, "u1"))
+            column.mask_all(0, np.full(self.owner.rows, ABSENT, "u1") if void is None else void.take_mask())
+        self.names[kind] = name
         self.columns[kind] = column
         self.owner.version += 1
 
     def rename(self, column: _Column, kind: str) -> None:
         """Note that a column has changed its kind."""
+        self._rename(next(old for old, known in self.columns.items() if known is column), kind)
         self.columns = {kind if known is column else old: known for old, known in self.columns.items()}
         self.owner.version += 1
 
@@ -349,6 +372,14 @@ class _Column:
         self.mask.attrs["meaning"] = "0 valid, 1 null, 2 absent, 3 not representable here"
         self.masked = True
         write_rows(self.mask, start, mask)
+
+    def take_mask(self) -> np.ndarray:
+        """Return the mask, which is removed."""
+        found: np.ndarray = self._mask_dataset()[:]
+        del self.group[self.name + MASK]
+        self.forget()
+        self.masked = False
+        return found
 
     def _mask_dataset(self) -> h5py.Dataset:
         if self.mask is None:

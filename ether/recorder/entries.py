@@ -14,6 +14,7 @@ from ether.errors import JournalError
 from ether.journal import Record
 
 __all__ = [
+    "ANSWERS_KEPT",
     "DUP",
     "LOSSES",
     "QOS",
@@ -34,6 +35,8 @@ DUP = 8
 RESENT = 16
 """Came on `ether/resend/…`; the entry's topic is the data topic."""
 
+ANSWERS_KEPT = 10_000
+"""So many annotations are remembered that were confirmed, to know them when they come again."""
 LOSSES = ("dropped", "unstored", "missed")
 """Counts in a status that tell of losses: given up, not kept for sending again, never sampled. A change is news."""
 
@@ -57,6 +60,8 @@ class Kind(IntEnum):
     """JSON ``{"number"}``: the message of this record number kills the writer; keep it as bytes only."""
     CLOCK = 6
     """JSON ``{"name", "boot", "ms", "sent_mono", "t_recv", "t_mono"}``: a device's clock as it answered a ping."""
+    ROLL = 7
+    """JSON ``{}``: the last entry of a part; what follows goes into the next one."""
 
 
 class Entry(NamedTuple):

@@ -31,6 +31,7 @@ from ether.model import About, Envelope, Message, State
 from ether.mqtt import Receipt, Tls
 from ether.recorder.account import NOBODY, Account, numbering, readings_in
 from ether.recorder.entries import (
+    ANSWERS_KEPT,
     DUP,
     LOSSES,
     QOS,
@@ -44,7 +45,8 @@ from ether.recorder.entries import (
     note,
     unpack,
 )
-from ether.recorder.marker import Marker, hold
+from ether.recorder.marker import Marker, settle
+from ether.recorder.parts import Resume, is_taken
 from ether.recorder.pings import Pings
 from ether.recorder.redact import redacted
 
@@ -66,9 +68,10 @@ _ORPHAN_S = 7.0
 _GOODBYES_S = 2.5
 _SEAL_S = 600.0
 _OVERHEAD = 200
+_ROW_BYTES = 100
+"""What a message takes in a file beside its payload."""
 _RESERVED_FILTER = "ether/#"
 _REPLIES = "ether/reply/"
-_ANNOTATIONS_KEPT = 10_000
 
 
 class Item(NamedTuple):
@@ -80,6 +83,28 @@ class Item(NamedTuple):
     t_recv: int
     t_mono: int
     receipt: Receipt | None
+
+
+class Rotation(NamedTuple):
+    """When a new part of a recording begins: at a size, after a time, whichever comes first; None for never."""
+
+    size: int | None = None
+    """Bytes of messages."""
+    every: float | None = None
+    """Seconds."""
+
+
+class _Filled:
+    """How far the current part is filled."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.since_ns = clock.now_ns()
+
+    def add(self, size: int, t_recv: int) -> None:
+        if not self.bytes:
+            self.since_ns = t_recv
+        self.bytes += size + _ROW_BYTES
 
 
 class Ingest:
@@ -95,6 +120,7 @@ class Ingest:
         answer: called with topic and content of what a client asked to be told when its annotation is durable.
         ping: called with topic and payload to ask a device what its clock shows.
         trouble: called with one line when the disk refuses, and with "" when it takes again.
+        rotate: when a new part of the recording begins.
     """
 
     def __init__(
@@ -108,6 +134,7 @@ class Ingest:
         answer: Callable[[str, dict[str, Any]], None] = lambda topic, content: None,
         ping: Callable[[str, bytes], bool] = lambda topic, payload: False,
         trouble: Callable[[str], None] = lambda reason: None,
+        rotate: Rotation = Rotation(),  # noqa: B008 - a tuple
     ) -> None:
         self.wanted = wanted
         self.exclude = exclude
@@ -119,6 +146,8 @@ class Ingest:
         self._answer = answer
         self.pings = Pings(ping, lambda sample: self.write(Kind.CLOCK, sample))
         self._trouble = trouble
+        self._rotate = rotate
+        self._part = _Filled()
         self._journal: Journal | None = None
         self._queue: deque[Item | tuple[bytes, bytes]] = deque()
         self._queued_bytes = 0
@@ -144,13 +173,24 @@ class Ingest:
 
     # Recovery
 
+    def take_over(self, carry: dict[str, Any]) -> None:
+        """Take over what is known from the parts that are sealed; the journal may not go back so far any more."""
+        self.account = Account.restored(carry["account"])
+        self._renew = True
+        self._annotations = dict.fromkeys(carry["answered"])
+        self.counts.update(carry["counts"])
+        self.counts["duplicates"] = self.account.duplicates()
+
     def replayed(self, record: Record) -> None:
         """Take into account a record that the journal held when it was opened."""
         entry = unpack(record)
         if entry.kind == Kind.MESSAGE:
             self.counts["recorded"] += 1
             self.counts["bytes"] += len(entry.payload)
+            self._part.add(len(entry.payload), entry.t_recv)
             self._note(entry)
+        elif entry.kind == Kind.ROLL:
+            self._part = _Filled()
         elif entry.kind == Kind.DUPLICATES:
             for by, boot, topic, count in json.loads(entry.payload):
                 self.account.again(by, boot, topic, count)
@@ -235,6 +275,9 @@ class Ingest:
                     self._append_duplicates()  # before the end, if this is it
                     self._journal.append(*item)
             self._append_duplicates()
+            if not closing and self._is_full():
+                self._journal.append(*note(Kind.ROLL, {}))
+                self._part = _Filled()
             while (self._journal.pending_bytes or self._receipts) and not self._commit():
                 if self._closing:
                     return  # what is not durable was never acknowledged: its publishers keep it
@@ -247,6 +290,14 @@ class Ingest:
                 self._stop_seen = False
                 self._stop()
             self._finished = closing
+
+    def _is_full(self) -> bool:
+        """Return whether it is time for a new part; an empty one is never ended."""
+        size, every = self._rotate
+        if not self._part.bytes:
+            return False
+        lasted_s = (clock.now_ns() - self._part.since_ns) / 1e9
+        return (size is not None and self._part.bytes >= size) or (every is not None and lasted_s >= every)
 
     def _await_work(self) -> None:
         """Wait for something to commit, then a little for more; wake up for confirmations that are due."""
@@ -296,6 +347,7 @@ class Ingest:
         elif reserved.kind == "about":
             payload = _without_secrets(payload)
         self._journal.append(head(Kind.MESSAGE, flags, item.t_recv, item.t_mono, topic), payload)
+        self._part.add(len(payload), item.t_recv)
         self.counts["recorded"] += 1
         self.counts["bytes"] += len(payload)
 
@@ -375,7 +427,7 @@ class Ingest:
             self._answers.append((reply_to, identity))
         first = identity not in self._annotations
         self._annotations[identity] = None
-        if len(self._annotations) > _ANNOTATIONS_KEPT:
+        if len(self._annotations) > ANSWERS_KEPT:
             self._annotations.pop(next(iter(self._annotations)))
         return first
 
@@ -616,7 +668,7 @@ class Recorder:
         self.given = given
         self.file = Path(given["file"])
         self.journal_folder = journal_folder(self.file)
-        if self.file.exists() and not self.journal_folder.exists():
+        if is_taken(self.file) and not self.journal_folder.exists():
             self.file = _beside(self.file)  # what is sealed is never touched again
             self.journal_folder = journal_folder(self.file)
         self.wanted: list[str] = given.get("topics") or [topics.ALL]
@@ -644,6 +696,7 @@ class Recorder:
             answer=self._publish_answer,
             ping=self._publish_ping,
             trouble=lambda reason: self._set_alarm("disk", reason),
+            rotate=Rotation(**self.given.get("rotate") or {}),
         )
         self.writer = WriterProcess(
             self.file, self.journal_folder, self.ingest.write, lambda reason: self._set_alarm("writer", reason),
@@ -653,12 +706,16 @@ class Recorder:
     def run(self) -> int:
         """Record until told to stop; return the exit code."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        if (held := hold(self.journal_folder)) is not None:
-            held.close()  # the writer of a recorder that was killed has ended
+        if self.journal_folder.exists():
+            settle(self.journal_folder)
+        resume = Resume.load(self.journal_folder)
+        if resume.carry:
+            self.ingest.take_over(resume.carry)
         journal = Journal(
             self.journal_folder,
             segment_bytes=int(self.given.get("max_segment_bytes") or 64 << 20),
             replay=self.ingest.replayed,
+            start=resume.start,
         )
         with journal:
             self._begin(journal)
@@ -841,6 +898,6 @@ def _without_secrets(payload: bytes) -> bytes:
 def _beside(file: Path) -> Path:
     """Return a name next to `file` that is free."""
     number = 2
-    while (candidate := file.with_name(f"{file.stem}-{number}{file.suffix}")).exists():
+    while is_taken(candidate := file.with_name(f"{file.stem}-{number}{file.suffix}")):
         number += 1
     return candidate

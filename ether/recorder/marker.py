@@ -9,7 +9,10 @@ from typing import IO
 
 from ether import clock
 
-__all__ = ["Marker", "hold"]
+__all__ = ["SEALER", "WRITER", "Marker", "hold", "settle"]
+
+WRITER, SEALER = "writer.lock", "sealer.lock"
+"""Files in the journal's folder, each held by the process that is at work."""
 
 
 class Marker:
@@ -40,10 +43,18 @@ class Marker:
         return None if first == cls._NONE else (first, last)
 
 
-def hold(journal: Path, timeout: float = 5.0) -> IO[bytes] | None:
-    """Hold the writer's lock until the returned file is closed or we die; waits for a writer that is still at work.
+def settle(journal: Path) -> None:
+    """Return when writer and sealer of a recorder that was killed have ended.
 
-    An orphaned writer ends at once, but it may be in the middle of dropping a journal.
+    An orphan ends at once, but it may be in the middle of dropping a journal.
+    """
+    for name in (WRITER, SEALER):
+        if (held := hold(journal, name)) is not None:
+            held.close()
+
+
+def hold(journal: Path, name: str, timeout: float = 5.0) -> IO[bytes] | None:
+    """Hold the lock of this name until the returned file is closed or we die; waits for whoever holds it.
 
     Returns:
         None where it could not be had in time, where there is no journal, or on a system without such locks.
@@ -56,7 +67,7 @@ def hold(journal: Path, timeout: float = 5.0) -> IO[bytes] | None:
 
     deadline = clock.monotonic() + timeout
     try:
-        file = open(journal / "writer.lock", "ab")  # noqa: SIM115 - the caller closes it
+        file = open(journal / name, "ab")  # noqa: SIM115 - the caller closes it
     except FileNotFoundError:
         return None
     while True:

@@ -25,7 +25,8 @@ from ether.model import Annotation, Run, State, Status
 from ether.recorder import layout, revisions
 from ether.recorder.device_clock import DeviceClock, Sample
 from ether.recorder.entries import journal_folder
-from ether.recorder.layout import MASK, NONE_ID, NONE_NS, NULL, OFFSETS, REPLAY, SHAPE, VALID
+from ether.recorder.layout import ABSENT, MASK, NONE_ID, NONE_NS, NULL, OFFSETS, REPLAY, SHAPE, VALID
+from ether.recorder.parts import first_of, part_path, parts_of
 from ether.recorder.revisions import Revision
 from ether.recorder.seal import raw_payloads
 
@@ -130,16 +131,28 @@ def open_recording(path: str | PathLike[str]) -> Recording:
 class Recording(Mapping[str, "Stream"]):
     """A recording, as a mapping from topic to `Stream`. Close it, or use it as a context manager.
 
-    A file that is still being recorded shows what it held when it was opened.
+    All its parts are read as one, by the name of the first. A recording that is still being made shows what it held
+    when it was opened.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        self.path = Path(path)
-        self._file = _open(self.path)
-        self._groups = {layout_topic(group): group for group in _stream_groups(self._file)}
+        found = open_parts(Path(path))
+        self.path = found.path
+        self.damage = found.damage
+        """What is missing or was exchanged of its parts, one line each; the rest can be read."""
+        for line in found.damage:
+            logger.warning("%s", line)
+        self._files = found.files
+        self._file = found.files[-1]
+        """The last part: it knows all runs, publishers and accounts."""
+        self._groups: dict[str, list[h5py.Group | None]] = {}
+        for place, file in enumerate(self._files):
+            for group in _stream_groups(file):
+                self._groups.setdefault(layout_topic(group), [None] * len(self._files))[place] = group
 
     def close(self) -> None:
-        self._file.close()
+        for file in self._files:
+            file.close()
 
     def __enter__(self) -> Self:
         return self
@@ -151,12 +164,12 @@ class Recording(Mapping[str, "Stream"]):
         return f"<Recording {self.path.name}: {self.state}, {len(self)} topics>"
 
     def __getitem__(self, topic: str) -> Stream:
-        group = self._groups.get(topic)
-        if group is None:
+        groups = self._groups.get(topic)
+        if groups is None:
             near = difflib.get_close_matches(str(topic), self._groups, 3, 0.4) or sorted(self._groups)[:5]
             known = ", ".join(map(repr, near)) or "none: nothing was recorded"
             raise KeyError(f"no topic {topic!r} in {self.path.name}; nearest: {known}")
-        return Stream(self, topic, group)
+        return Stream(self, topic, groups)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._groups)
@@ -167,7 +180,12 @@ class Recording(Mapping[str, "Stream"]):
     @property
     def state(self) -> str:
         """``open`` while recording, ``sealed`` after an orderly end, ``recovered`` where the recorder had died."""
-        return str(self._file.attrs.get("state", "open"))
+        return "open" if self._file.attrs.get("continued") else str(self._file.attrs.get("state", "open"))
+
+    @property
+    def parts(self) -> list[Path]:
+        """The files it consists of, in order."""
+        return [Path(file.filename) for file in self._files]
 
     @property
     def session(self) -> str:
@@ -176,13 +194,15 @@ class Recording(Mapping[str, "Stream"]):
     @property
     def span_ns(self) -> tuple[int, int]:
         """When the first and the last message were received, ns since the Unix epoch; (0, 0) where there is none."""
-        first, last = int(self._file.attrs.get("first_ns", NONE_NS)), int(self._file.attrs.get("last_ns", NONE_NS))
-        return (0, 0) if first == NONE_NS else (first, last)
+        first = [int(file.attrs.get("first_ns", NONE_NS)) for file in self._files]
+        last = [int(file.attrs.get("last_ns", NONE_NS)) for file in self._files]
+        known = [pair for pair in zip(first, last, strict=True) if pair[0] != NONE_NS]
+        return (known[0][0], known[-1][1]) if known else (0, 0)
 
     @property
     def content_sha256(self) -> str:
-        """Checksum of a finished recording's messages; empty while it is open."""
-        return str(self._file.attrs.get("content_sha256", ""))
+        """Checksum of a finished recording's messages, those of all parts; empty while it is open."""
+        return "" if self.state == "open" else str(self._file.attrs.get("content_sha256", ""))
 
     @property
     def runs(self) -> list[Run]:
@@ -193,7 +213,7 @@ class Recording(Mapping[str, "Stream"]):
                 row["parent"] or None, _seconds(row["stopped"]), row["outcome"] or None,
                 row.get("by", ""),
             )
-            for row in self._rows("runs")
+            for row in self._rows("runs", last=True)
         ]  # fmt: skip
 
     def runs_named(self, word: str) -> list[Run]:
@@ -295,12 +315,13 @@ class Recording(Mapping[str, "Stream"]):
     @property
     def publishers(self) -> list[dict[str, Any]]:
         """Publishers that numbered their messages: name, boot, class, host, received, missing, duplicates, level."""
-        return self._rows("publishers")
+        return self._rows("publishers", last=True)
 
     @property
     def gaps(self) -> list[dict[str, Any]]:
         """Holes in numbered streams: publisher, boot, topic, first, last, reason."""
-        publishers, names = self._rows("publishers"), [row["topic"] for row in self._rows("topics")]
+        publishers = self._rows("publishers", last=True)
+        names = [row["topic"] for row in self._rows("topics", last=True)]
         return [
             {
                 "publisher": publishers[row["publisher"]]["name"],
@@ -310,7 +331,7 @@ class Recording(Mapping[str, "Stream"]):
                 "last": row["last"],
                 "reason": row["reason"],
             }
-            for row in self._rows("gaps")
+            for row in self._rows("gaps", last=True)
         ]
 
     @property
@@ -321,9 +342,10 @@ class Recording(Mapping[str, "Stream"]):
             for name, dataset in self._file["provenance"].items():
                 if dataset.shape == ():
                     found[name] = _any(dataset.asstr()[()])
-        found["instances"] = [
+        started = {(row["t"], row["name"], row["boot"]): row for row in self._rows("provenance/instances")}
+        found["instances"] = [  # a part begins with those of the part before
             {**row, **{key: _any(row[key]) for key in ("args", "kwargs", "about") if key in row}}
-            for row in self._rows("provenance/instances")
+            for row in started.values()
         ]
         return found
 
@@ -401,13 +423,17 @@ class Recording(Mapping[str, "Stream"]):
 
     def messages(self) -> Iterator[Recorded]:
         """Yield every message in the order it was received, byte for byte."""
-        with _Named(self.path, "/messages"):
-            names = [row["topic"] for row in self._rows("topics")]
-            publishers = [(row["name"], row["boot"]) for row in self._rows("publishers")]
-            ledger = self._file["messages"]
+        for file in self._files:
+            yield from self._messages_of(file)
+
+    def _messages_of(self, file: h5py.File) -> Iterator[Recorded]:
+        with _Named(Path(file.filename), "/messages"):
+            names = [row["topic"] for row in _table(file, "topics")]
+            publishers = [(row["name"], row["boot"]) for row in _table(file, "publishers")]
+            ledger = file["messages"]
             rows = ledger[:0]
             base = 0
-            for number, _, _, payload in raw_payloads(self._file):
+            for number, _, _, payload in raw_payloads(file):
                 if not base <= number < base + len(rows):
                     base, rows = number, ledger[number : number + 20_000]
                 row = rows[number - base]
@@ -438,19 +464,20 @@ class Recording(Mapping[str, "Stream"]):
 
     def info(self) -> dict[str, Any]:
         """Return what the recording holds, in short, fit for JSON."""
-        attrs = self._file.attrs
-        first, last = int(attrs.get("first_ns", NONE_NS)), int(attrs.get("last_ns", NONE_NS))
-        publishers = self._rows("publishers")
+        first, last = self.span_ns
+        publishers = self.publishers
         return {
             "file": str(self.path),
-            "bytes": self.path.stat().st_size,
-            "format": f"{layout.FORMAT} {attrs['format_version']}",
+            "parts": [path.name for path in self.parts],
+            "damage": self.damage,
+            "bytes": sum(path.stat().st_size for path in self.parts),
+            "format": f"{layout.FORMAT} {self._file.attrs['format_version']}",
             "state": self.state,
             "session": self.session,
-            "started": None if first == NONE_NS else clock.text(first / 1e9),
-            "ended": None if last == NONE_NS else clock.text(last / 1e9),
-            "duration_s": 0.0 if first == NONE_NS else (last - first) / 1e9,
-            "messages": len(self._file["messages"]),
+            "started": clock.text(first / 1e9) if first else None,
+            "ended": clock.text(last / 1e9) if last else None,
+            "duration_s": (last - first) / 1e9,
+            "messages": sum(len(file["messages"]) for file in self._files),
             "missing": sum(row["missing"] for row in publishers),
             "duplicates": sum(row["duplicates"] for row in publishers),
             "replayed": sum(row["received"] for row in publishers if row["class"] == REPLAY),
@@ -465,12 +492,9 @@ class Recording(Mapping[str, "Stream"]):
             "unsealed_journal": journal_folder(self.path.absolute()).is_dir(),
         }
 
-    def _rows(self, name: str) -> list[dict[str, Any]]:
-        """Return a table as dicts of plain values; empty where the recording has none."""
-        if name not in self._file:
-            return []
-        with _Named(self.path, f"/{name}"):
-            return table_rows(self._file[name])
+    def _rows(self, name: str, *, last: bool = False) -> list[dict[str, Any]]:
+        """Return a table as dicts of plain values, of all parts or of the last; empty where there is none."""
+        return [row for file in (self._files[-1:] if last else self._files) for row in _table(file, name)]
 
 
 class Table:
@@ -550,14 +574,22 @@ class Table:
 class Stream(Table):
     """The readings of one topic, or a slice of them. Rows are in the order they were received."""
 
-    def __init__(self, recording: Recording, topic: str, group: h5py.Group, rows: np.ndarray | None = None) -> None:
+    def __init__(
+        self, recording: Recording, topic: str, groups: list[h5py.Group | None], rows: np.ndarray | None = None
+    ) -> None:
         self.recording = recording
         self.topic = topic
-        self._group = group
+        self._groups = groups
+        """Its group in each part."""
         self._rows = rows
 
     def __len__(self) -> int:
-        return len(self._group["time"]) if self._rows is None else len(self._rows)
+        return sum(self._lengths) if self._rows is None else len(self._rows)
+
+    @functools.cached_property
+    def _lengths(self) -> list[int]:
+        """Readings in each part."""
+        return [0 if group is None else len(group["time"]) for group in self._groups]
 
     def __repr__(self) -> str:
         return f"<Stream {self.topic!r}: {len(self)} readings of {', '.join(self.fields)}>"
@@ -565,28 +597,19 @@ class Stream(Table):
     @functools.cached_property
     def fields(self) -> dict[str, Field]:  # type: ignore[override]  # as good as the attribute it stands for
         """The columns, by name; nested fields are ``a.b.c``."""
-        found = {}
-        with _Named(self.recording.path, self._group.name):
-            for name, dataset in self._group.items():
-                if name.endswith((OFFSETS, SHAPE)) or name in layout.FIXED:
-                    continue
-                column = name.removesuffix(MASK)
-                public = layout.field_name(column)
-                if column != name:
-                    if column not in self._group:  # nothing but None so far
-                        found[public] = Field(public, "float", column=column, optional=True)
-                    continue
-                kind = str(dataset.attrs["kind"])
-                ndim = dataset.ndim - 1
-                ragged = column + OFFSETS in self._group
-                if ragged:
-                    shapes = self._group.get(column + SHAPE)
-                    ndim = 0 if kind == "bytes" else 1 if shapes is None else shapes.shape[1]
-                found[public] = Field(
-                    public, kind, str(dataset.attrs.get("units", "")), str(dataset.attrs.get("description", "")),
-                    None if ragged else dataset.shape[1:], column, dataset.dtype.name if kind == "array" else "", ndim,
-                    column + MASK in self._group,
-                )  # fmt: skip
+        found: dict[str, Field] = {}
+        parts = []
+        for group in self._groups:
+            if group is not None:
+                with _Named(Path(group.file.filename), group.name):
+                    parts.append(_fields_of(group))
+        for part in parts:
+            for name, field in part.items():
+                found[name] = _joined(found[name], field) if name in found else field
+        for name, field in found.items():
+            kind, lacking = field.kind or "float", any(name not in part for part in parts)
+            if lacking or kind != field.kind:
+                found[name] = replace(field, kind=kind, optional=field.optional or lacking)
         return found
 
     @property
@@ -597,7 +620,7 @@ class Stream(Table):
     @property
     def time_device(self) -> np.ndarray | None:
         """What a device's own clock showed, ns since its boot, -2^63 where it has none; None where nobody has."""
-        return self._column("time_device") if "time_device" in self._group else None
+        return self._column("time_device") if self._anywhere("time_device") else None
 
     @property
     def time_error(self) -> np.ndarray | None:
@@ -605,7 +628,7 @@ class Stream(Table):
 
         None where there is no such reading, and while it is being recorded.
         """
-        return self._column("time_error") if "time_error" in self._group else None
+        return self._column("time_error") if self._anywhere("time_error") else None
 
     @property
     def number(self) -> np.ndarray:
@@ -615,9 +638,14 @@ class Stream(Table):
     @property
     def publisher(self) -> np.ndarray:
         """Names of the publishers; object array, None where unknown."""
-        names = np.array([row["name"] for row in self.recording.publishers] + [None], dtype=object)
-        ids = self._column("publisher").astype("<i8")
-        return names[np.where(ids == NONE_ID, len(names) - 1, ids)]
+        first, last, rows = self._span()
+        found = [np.empty(0, dtype=object)]
+        for group, begin, end in self._pieces(first, last):
+            names = np.array([row["name"] for row in _table(group.file, "publishers")] + [None], dtype=object)
+            ids = self._read(group, "publisher", begin, end).astype("<i8")
+            found.append(names[np.where(ids == NONE_ID, len(names) - 1, ids)])
+        values = np.concatenate(found)
+        return values if rows is None else values[rows]
 
     def __getitem__(self, key: str | slice) -> Any:
         """Return one column by name, or a slice by time: ``stream["temperature"]``, ``stream[t0:t1]``.
@@ -646,7 +674,7 @@ class Stream(Table):
 
     def take(self, rows: np.ndarray) -> Stream:
         """Return the readings of these rows, in their order; a row may come more than once."""
-        found = Stream(self.recording, self.topic, self._group, rows if self._rows is None else self._rows[rows])
+        found = Stream(self.recording, self.topic, self._groups, rows if self._rows is None else self._rows[rows])
         found.fields = self.fields
         return found
 
@@ -662,51 +690,85 @@ class Stream(Table):
             raise KeyError(f"no field {name!r} in {self.topic!r}; there are: {', '.join(self.fields) or 'none'}")
         valid = None
         column = field.column
-        if column + MASK in self._group:
-            mask = self._column(column + MASK)
+        if field.optional:
+            mask = self._column(column + MASK, field)
             valid = mask == VALID
             if field.kind == "float":
                 valid |= mask == NULL
-        if column not in self._group:
-            return np.full(len(self), np.nan), valid
         if field.shape is None:
             return self._ragged(column, field), valid
-        return self._column(column), valid
+        return self._column(column, field), valid
 
     def to_xarray(self) -> xr.Dataset:
         return super().to_xarray().assign_attrs(topic=self.topic)
 
-    def _column(self, name: str) -> np.ndarray:
-        with _Named(self.recording.path, f"{self._group.name}/{name}"):
-            dataset = self._group[name]
-            first, last, rows = self._span(len(dataset))
-            if h5py.check_string_dtype(dataset.dtype):
-                values = np.array(dataset.asstr()[first:last], dtype=object)
-            else:
-                values = dataset[first:last]
+    def _anywhere(self, name: str) -> bool:
+        return any(group is not None and name in group for group in self._groups)
+
+    def _pieces(self, first: int, last: int) -> Iterator[tuple[h5py.Group, int, int]]:
+        """Yield the groups that hold the rows from `first` to `last`, and from where to where there."""
+        before = 0
+        for group, length in zip(self._groups, self._lengths, strict=True):
+            begin, end = max(first - before, 0), min(last - before, length)
+            if group is not None and begin < end:
+                yield group, begin, end
+            before += length
+
+    def _column(self, name: str, field: Field | None = None) -> np.ndarray:
+        """Return a dataset's rows from all parts; `field` says what stands where a part has no such dataset."""
+        first, last, rows = self._span()
+        found = [self._read(group, name, begin, end, field) for group, begin, end in self._pieces(first, last)]
+        values = found[0] if len(found) == 1 else np.concatenate(found or [self._nothing(name, field)])
         return values if rows is None else values[rows]
 
+    def _nothing(self, name: str, field: Field | None) -> np.ndarray:
+        """Return no rows of a dataset, as the first part that has it would."""
+        for group in self._groups:
+            if group is not None and (name in group or field is not None):
+                return self._read(group, name, 0, 0, field)
+        return np.empty(0, "<i8")
+
+    def _read(self, group: h5py.Group, name: str, begin: int, end: int, field: Field | None = None) -> np.ndarray:
+        with _Named(Path(group.file.filename), f"{group.name}/{name}"):
+            if name not in group and (field is not None or name in ("time_device", "time_error")):
+                return _absent(group, name, end - begin, field)
+            dataset = group[name]
+            if h5py.check_string_dtype(dataset.dtype):
+                return np.array(dataset.asstr()[begin:end], dtype=object)
+            values: np.ndarray = dataset[begin:end]
+            if field is not None and field.kind == "float" and values.dtype.kind == "i" and name == field.column:
+                return _as_floats(values, group[name + MASK][begin:end] if name + MASK in group else None)
+            return values
+
     def _ragged(self, name: str, field: Field) -> np.ndarray:
-        with _Named(self.recording.path, f"{self._group.name}/{name}"):
-            first, last, rows = self._span(len(self._group[name + OFFSETS]) - 1)
-            offsets = self._group[name + OFFSETS][first : last + 1].astype("<i8")
-            pool = self._group[name][offsets[0] : offsets[-1]]
-            offsets -= offsets[0]
-            shapes = self._group[name + SHAPE][first:last] if name + SHAPE in self._group else None
-        chosen = range(last - first) if rows is None else rows
+        first, last, rows = self._span()
+        pieces: list[Any] = []
+        for group, begin, end in self._pieces(first, last):
+            if name + OFFSETS not in group:  # there it is missing, or all rows have one shape
+                known = self._read(group, name, begin, end, field)
+                pieces.extend(known if name in group else [b"" if field.kind == "bytes" else known[:0]] * (end - begin))
+                continue
+            with _Named(Path(group.file.filename), f"{group.name}/{name}"):
+                offsets = group[name + OFFSETS][begin : end + 1].astype("<i8")
+                pool = group[name][offsets[0] : offsets[-1]]
+                offsets -= offsets[0]
+                shapes = group[name + SHAPE][begin:end] if name + SHAPE in group else None
+            for row in range(end - begin):
+                piece = pool[offsets[row] : offsets[row + 1]]
+                if field.kind == "bytes":
+                    pieces.append(piece.tobytes())
+                else:
+                    pieces.append(piece if shapes is None else piece.reshape(tuple(map(int, shapes[row]))))
+        chosen = range(len(pieces)) if rows is None else rows
         found = np.empty(len(chosen), dtype=object)
         for place, row in enumerate(chosen):
-            piece = pool[offsets[row] : offsets[row + 1]]
-            if field.kind == "bytes":
-                found[place] = piece.tobytes()
-            else:
-                found[place] = piece if shapes is None else piece.reshape(tuple(map(int, shapes[row])))
+            found[place] = pieces[row]
         return found
 
-    def _span(self, length: int) -> tuple[int, int, np.ndarray | None]:
+    def _span(self) -> tuple[int, int, np.ndarray | None]:
         """Return from where to where to read, and which rows of that are ours (None: all)."""
         if self._rows is None:
-            return 0, length, None
+            return 0, sum(self._lengths), None
         if not len(self._rows):
             return 0, 0, None
         first = int(self._rows.min())
@@ -718,11 +780,12 @@ class Stream(Table):
         """Return how many bytes a reading takes, about."""
         found = 8
         for field in self.fields.values():
-            if field.column not in self._group:
-                continue
-            dataset = self._group[field.column]
-            one = _TEXT_BYTES if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.itemsize
-            found += one * (dataset.size // max(1, len(self._group["time"])))
+            for group, length in zip(self._groups, self._lengths, strict=True):
+                if group is not None and field.column in group:
+                    dataset = group[field.column]
+                    one = _TEXT_BYTES if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.itemsize
+                    found += one * (dataset.size // max(1, length))
+                    break
         return found
 
 
@@ -787,6 +850,79 @@ def _nearest(times: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
     return order[nearer], ordered[nearer] - times
 
 
+def _fields_of(group: h5py.Group) -> dict[str, Field]:
+    """Return the columns of one part."""
+    found = {}
+    for name, dataset in group.items():
+        if name.endswith((OFFSETS, SHAPE)) or name in layout.FIXED:
+            continue
+        column = name.removesuffix(MASK)
+        public = layout.field_name(column)
+        if column != name:
+            if column not in group:  # nothing but None so far
+                found[public] = Field(public, "", column=column, optional=True)
+            continue
+        kind = str(dataset.attrs["kind"])
+        ndim = dataset.ndim - 1
+        ragged = column + OFFSETS in group
+        if ragged:
+            shapes = group.get(column + SHAPE)
+            ndim = 0 if kind == "bytes" else 1 if shapes is None else shapes.shape[1]
+        found[public] = Field(
+            public, kind, str(dataset.attrs.get("units", "")), str(dataset.attrs.get("description", "")),
+            None if ragged else dataset.shape[1:], column, dataset.dtype.name if kind == "array" else "", ndim,
+            column + MASK in group,
+        )  # fmt: skip
+    return found
+
+
+def _joined(field: Field, later: Field) -> Field:
+    """Return what a column is over two parts: in a later one it may hold floats, arrays of other shapes, or nothing."""
+    wider = field if later.kind in ("", "int", field.kind) and field.kind else later
+    dtype = wider.dtype
+    if field.dtype and later.dtype:
+        dtype = np.promote_types(field.dtype, later.dtype).name
+    return replace(
+        wider, unit=later.unit or field.unit, description=later.description or field.description, dtype=dtype,
+        shape=wider.shape if not field.kind or not later.kind or field.shape == later.shape else None,
+        optional=field.optional or later.optional,
+    )  # fmt: skip
+
+
+def _absent(group: h5py.Group, name: str, rows: int, field: Field | None) -> np.ndarray:
+    """Return what stands for the rows of a part that has no such dataset."""
+    if field is None:
+        return np.full(rows, NONE_NS, "<i8")
+    if name.endswith(MASK):
+        return np.full(rows, VALID if field.column in group else ABSENT, "u1")
+    if field.kind in ("str", "json"):
+        return np.full(rows, "", dtype=object)
+    if field.kind == "array":
+        shape = field.shape or ()
+        return np.full((rows, *shape), np.nan if np.dtype(field.dtype).kind == "f" else 0, field.dtype)
+    return {
+        "int": np.zeros(rows, "<i8"), "bool": np.zeros(rows, bool)
+    }.get(field.kind, np.full(rows, np.nan))  # fmt: skip
+
+
+def _as_floats(values: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """Return ints of a part as the floats that their column holds in another; exact ones, or as they are."""
+    if (np.abs(values) > 1 << 53).any():
+        return values.astype(object)
+    floats = values.astype("<f8")
+    if mask is not None:
+        floats[mask != VALID] = np.nan
+    return floats
+
+
+def _table(file: h5py.File, name: str) -> list[dict[str, Any]]:
+    """Return a table as dicts of plain values; empty where the file has none."""
+    if name not in file:
+        return []
+    with _Named(Path(file.filename), f"/{name}"):
+        return table_rows(file[name])
+
+
 def table_rows(table: h5py.Dataset) -> list[dict[str, Any]]:
     """Return the rows of a compound dataset as dicts of plain values."""
     columns: dict[str, list[Any]] = {}
@@ -819,14 +955,71 @@ def _stream_groups(file: h5py.File) -> list[h5py.Group]:
     return found
 
 
+class Parts(NamedTuple):
+    """The open files of one recording."""
+
+    path: Path
+    """Its first file, or the part that was asked for where that is not there."""
+    files: list[h5py.File]
+    damage: list[str]
+    """What is missing or was exchanged, one line each."""
+
+
+def open_parts(path: Path) -> Parts:
+    """Open a recording by its first file, or by its folder if that holds no other one.
+
+    A later part that lies there without the first is opened with those that follow it.
+
+    Raises:
+        RecordingError: there is no such file, or it is no recording of ours.
+    """
+    if path.is_dir():
+        path = _only_one_in(path)
+    first = first_of(path)
+    there = parts_of(first)
+    begin = next((number for number, part in there.items() if part == path and 1 not in there), 1)
+    files = [_open(part_path(first, begin))]
+    damage = [f"{first}: is missing; it begins with {path.name}"] if begin > 1 else []
+    for number in range(begin, max(there) + 1):
+        try:
+            if number > begin:
+                files.append(_open(part_path(first, number)))
+            with _Named(part_path(first, number), "the root"):
+                damage += _misfits(files, number)
+        except RecordingError as exc:
+            damage.append(str(exc))
+    last = files[-1].attrs
+    if last.get("continued") and not journal_folder(first.absolute()).is_dir():
+        damage.append(f"{part_path(first, int(last['part']) + 1)}: no such file, and the part before is not the last")
+    return Parts(part_path(first, begin), files, damage)
+
+
+def _misfits(files: list[h5py.File], number: int) -> list[str]:
+    """Return why the last of these files is not the part of this number."""
+    file = files[-1]
+    part, follows = int(file.attrs.get("part", 1)), str(file.attrs.get("previous_sha256", ""))
+    if part != number:
+        return [f"{file.filename}: is part {part} of a recording, not part {number}"]
+    former = files[-2].attrs if len(files) > 1 else {}
+    if follows and former.get("part") == number - 1 and former.get("content_sha256", follows) != follows:
+        return [f"{file.filename}: does not follow {files[-2].filename}; one of them was exchanged"]
+    return []
+
+
+def _only_one_in(folder: Path) -> Path:
+    found = sorted(path for path in folder.glob("*.h5") if first_of(path) == path)
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found[:5]) or "there is none"
+        raise RecordingError(f"{folder}: a folder; name one recording in it: {names}")
+    return found[0]
+
+
 def _open(path: Path) -> h5py.File:
     """Return the open file of a recording; RecordingError says in one line why there is none."""
     if not path.exists():
         left = journal_folder(path.absolute())
         way_out = f"; a journal of it is left: ether recover {path}" if left.is_dir() else ""
         raise RecordingError(f"{path}: no such file{way_out}")
-    if path.is_dir():
-        raise RecordingError(f"{path}: a folder; name one recording in it")
     try:
         file = h5py.File(path, "r")
     except OSError as exc:
@@ -859,7 +1052,9 @@ class _Named:
         return None
 
     def __exit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
-        if isinstance(exc, (OSError, RuntimeError, KeyError, IndexError)) and not isinstance(exc, RecordingError):
+        if isinstance(exc, (OSError, RuntimeError, KeyError, IndexError, ValueError)) and not isinstance(
+            exc, RecordingError
+        ):
             raise RecordingError(f"{self._path}: {self._place} is damaged ({exc})") from exc
 
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -22,14 +23,16 @@ from zlib import crc32
 import h5py
 import numpy as np
 
-from ether.errors import RecordingError
-from ether.journal import JournalReader, sync_directory
+from ether import process
+from ether.errors import EtherError, RecordingError
+from ether.journal import JournalReader, Record, drop_segments, sync_directory
 from ether.recorder import layout
 from ether.recorder.entries import Kind, journal_folder, unpack
-from ether.recorder.marker import hold
+from ether.recorder.marker import SEALER, WRITER, hold
+from ether.recorder.parts import Part, Resume, first_of
 from ether.recorder.writer import LIBVER, Builder
 
-__all__ = ["content_sha256", "dataset_sha256", "recover", "seal"]
+__all__ = ["content_sha256", "dataset_sha256", "main", "recover", "seal"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +45,8 @@ _SHORT_TEXT = 64
 _HASHED_APART = ("messages", "raw", "checksums")
 
 
-def seal(work: Path, target: Path, journal: Path, journal_damage: list[str] | None = None) -> None:
-    """Make the final file out of a finished work file, prove it, put it in place, and drop the journal.
+def seal(part: Part, journal: Path) -> None:
+    """Make the final file out of a finished work file, prove it, put it in place, and drop that stretch of the journal.
 
     May be killed at any point and done again: until the last rename the journal holds everything.
 
@@ -52,25 +55,37 @@ def seal(work: Path, target: Path, journal: Path, journal_damage: list[str] | No
     """
     sealed = journal / "sealed.h5"
     sealed.unlink(missing_ok=True)
-    with h5py.File(work, "r") as source, h5py.File(sealed, "w-", libver=LIBVER) as final:
+    with h5py.File(part.work, "r") as source, h5py.File(sealed, "w-", libver=LIBVER) as final:
         _rewrite(source, final)
-        final.attrs["journal_damage"] = [layout.text(line) for line in journal_damage or []] or h5py.Empty("S1")
-        final.attrs["content_sha256"] = content_sha256(final)
-    prove(sealed, journal)
+        final.attrs["journal_damage"] = [layout.text(line) for line in part.damage] or h5py.Empty("S1")
+        final.attrs["previous_sha256"] = Resume.load(journal).previous_sha256
+        digest = final.attrs["content_sha256"] = content_sha256(final)
+    prove(sealed, journal, part.start, part.end)
     with open(sealed, "r+b") as file:
         os.fsync(file.fileno())
-    sealed.replace(target)
-    sync_directory(target.parent)
-    _drop(journal)
+    sealed.replace(part.target)
+    sync_directory(part.target.parent)
+    if part.end is None:
+        _drop(journal)
+        return
+    replace(part.following(), previous_sha256=digest).save(journal)
+    drop_segments(journal, part.end)
+    part.work.unlink()
 
 
-def prove(file: Path, journal: Path) -> None:
-    """Return if every message of the journal is in the file, with the same bytes; RecordingError otherwise."""
-    with h5py.File(file, "r") as recording, JournalReader(journal) as reader:
+def prove(file: Path, journal: Path, start: int = 0, end: int | None = None) -> None:
+    """Return if every message of this stretch of the journal is in the file, with the same bytes.
+
+    Raises:
+        RecordingError: it is not.
+    """
+    with h5py.File(file, "r") as recording, JournalReader(journal, start=start) as reader:
         ledger = recording["messages"]
         position, rows = 0, ledger[:0]
         block = 50_000
         for record in reader:
+            if record.number == end:
+                break
             entry = unpack(record)
             if entry.kind != Kind.MESSAGE:
                 continue
@@ -140,37 +155,73 @@ def recover(file: str | os.PathLike[str]) -> bool:
         JournalError: the journal is being written by a running recorder, or cannot be read.
         RecordingError: the rebuilt file does not hold what the journal holds.
     """
-    target = Path(file).absolute()
+    target = first_of(Path(file).absolute())
     journal = journal_folder(target)
     if not journal.is_dir():
         return False
     with _Held(journal):
-        reader = JournalReader(journal)
-        builder = Builder(journal / "work.h5", raw_only=_raw_only(journal))
-        try:
-            for record in reader:
-                builder.take(record)
-            builder.finish("recovered" if builder.ended is None else "sealed")
-        except BaseException:
-            builder.abandon()
-            raise
-        finally:
-            reader.close()
-        if builder.messages or not target.exists():
-            damage = [str(each) for each in reader.damage if each.proven]
-            seal(builder.path, target, journal, damage)
+        resume = Resume.load(journal)
+        raw_only = _raw_only(journal, resume.start)
+        with JournalReader(journal, start=resume.start) as reader:
+            records = iter(reader)
+            while (part := _rebuild(target, resume, reader, records, raw_only)).end is not None:
+                seal(part, journal)
+                resume = Resume.load(journal)
+        if part.messages or part.number > 1 or not target.exists():
+            seal(part, journal)
         else:
             _drop(journal)
     return True
 
 
-def _raw_only(journal: Path) -> frozenset[int]:
+def _rebuild(
+    file: Path, resume: Resume, reader: JournalReader, records: Iterator[Record], raw_only: frozenset[int]
+) -> Part:
+    """Write the next part out of the journal; it ends where the recorder rolled, or with the journal."""
+    builder = Builder(reader.folder / "work.h5", resume, raw_only=raw_only)
+    try:
+        for record in records:
+            builder.take(record)
+            if builder.rolled:
+                break
+        return builder.finish(file, reader)
+    except BaseException:
+        builder.abandon()
+        raise
+
+
+def _raw_only(journal: Path, start: int) -> frozenset[int]:
     """Return the messages that the journal says, somewhere behind them, must not be decoded."""
     import json
 
-    with JournalReader(journal) as reader:
+    with JournalReader(journal, start=start) as reader:
         entries = (unpack(record) for record in reader)
         return frozenset(int(json.loads(entry.payload)["number"]) for entry in entries if entry.kind == Kind.RAW_ONLY)
+
+
+def main() -> None:
+    """Run as the process that seals one part while its writer goes on; exit code 1 where it cannot.
+
+    Orders: a `Part`, ``journal``, ``log_level``.
+    """
+    import signal
+
+    given = process.orders()
+    process.log_to_stderr("recorder.sealer", given.get("log_level", "INFO"))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with its writer
+    journal = Path(given["journal"])
+    held = hold(journal, SEALER)
+    process.on_orphaned(lambda: os._exit(3))
+    part = Part.of_orders(given)
+    try:
+        seal(part, journal)
+    except (OSError, EtherError) as exc:
+        logger.error("recorder: %s cannot be sealed: %s", part.target, exc)
+        os._exit(1)
+    if held is not None:
+        held.close()
+    logger.info("recorder: %s is sealed and proven against the journal", part.target)
 
 
 class _Held:
@@ -179,7 +230,8 @@ class _Held:
     def __init__(self, journal: Path) -> None:
         from ether.journal import _lock
 
-        self._files = [_lock(journal), hold(journal)]  # and against its writer, which may still be about to end
+        # And against those it has started, which may still be about to end.
+        self._files = [_lock(journal), hold(journal, WRITER), hold(journal, SEALER)]
 
     def __enter__(self) -> None:
         return None

@@ -21,7 +21,7 @@ from ether.recorder import layout, revisions
 from ether.recorder.account import NOBODY, Account, Track
 from ether.recorder.entries import LOSSES
 from ether.recorder.layout import MASK, NONE_ID, OFFSETS, SHAPE
-from ether.recorder.reader import _open, _stream_groups, table_rows
+from ether.recorder.reader import Parts, _stream_groups, open_parts, table_rows
 from ether.recorder.seal import content_sha256, dataset_sha256, raw_payloads
 
 __all__ = ["Report", "Tally", "verify"]
@@ -67,6 +67,8 @@ class Report:
 
     file: str
     state: str = "open"
+    parts: int = 1
+    """Files that it consists of."""
     messages: int = 0
     unnumbered: int = 0
     """Messages of publishers without numbers: of these nothing can be missed."""
@@ -110,59 +112,98 @@ def verify(path: str | PathLike[str]) -> Report:
     Raises:
         RecordingError: there is no such file, it is no recording, or too damaged to be opened at all.
     """
-    file = _open(Path(path))
-    with file:
-        try:
-            return _Verifier(file, str(path)).run()
-        except (OSError, RuntimeError) as exc:
-            raise RecordingError(f"{path}: damaged ({exc})".replace("\n", " ")) from exc
+    parts = open_parts(Path(path))
+    report = Report(str(parts.path), parts=len(parts.files), damage=parts.damage)
+    known = _Known()
+    checks = [_Verifier(file, report, known, len(parts.files) > 1) for file in parts.files]
+    try:
+        for check in checks:
+            check.check_messages()
+        for check in checks:
+            check.count()
+        checks[-1].check_account()
+        for check in checks:
+            check.check_streams()
+            check.check_sums()
+        _conclude(report, parts)
+    except (OSError, RuntimeError) as exc:
+        raise RecordingError(f"{path}: damaged ({exc})".replace("\n", " ")) from exc
+    finally:
+        for file in parts.files:
+            file.close()
+    return report
 
 
-class _Verifier:
-    def __init__(self, file: h5py.File, path: str) -> None:
-        self.file = file
-        self.report = Report(path, str(file.attrs.get("state", "open")))
-        self.ledger = np.empty(0, layout.LEDGER)
-        self.topics: list[str] = []
-        self.publishers: list[tuple[str, str]] = []
+def _conclude(report: Report, parts: Parts) -> None:
+    """Say what the parts are together."""
+    states = [str(file.attrs.get("state", "open")) for file in parts.files]
+    last = parts.files[-1].attrs
+    report.state = next((state for state in ("open", "recovered") if state in states), "sealed")
+    if last.get("continued"):
+        report.state = "open"
+    if report.state != "open":
+        report.content_sha256 = str(last.get("content_sha256"))
+    known, damage = revisions.read(parts.path, str(last.get("content_sha256", "")))
+    report.revisions = len(known)
+    report.revisions_sha256 = known[-1].sha256 if known else None
+    report.damage += damage
+
+
+class _Known:
+    """What is counted over all parts."""
+
+    def __init__(self) -> None:
         self.account = Account()
         self.states: dict[tuple[str, str], str] = {}
         """(Publisher, boot) to its last state."""
         self.losses: dict[tuple[str, str], dict[str, int]] = {}
+        self.stored: Counter[tuple[str, str, str]] = Counter()
+        self.rejected: Counter[tuple[str, str, str]] = Counter()
+        self.jseq = -1
 
-    def run(self) -> Report:
-        """Check step by step; damage in one place does not keep the others from being checked."""
+
+class _Verifier:
+    """Checks one part, step by step; damage in one place does not keep the others from being checked."""
+
+    def __init__(self, file: h5py.File, report: Report, known: _Known, one_of_several: bool) -> None:
+        self.file = file
+        self.report = report
+        self.known = known
+        self.account = known.account
+        self.state = str(file.attrs.get("state", "open"))
+        self.ledger = np.empty(0, layout.LEDGER)
+        self.topics: list[str] = []
+        self.publishers: list[tuple[str, str]] = []
+        self._prefix = f"{Path(file.filename).name}: " if one_of_several else ""
+
+    def check_messages(self) -> None:
         with self._naming("/messages"):
             self.ledger = self.file["messages"][:]
-            self.report.messages = len(self.ledger)
+            self.report.messages += len(self.ledger)
         with self._naming("/topics and /publishers"):
             self.topics = [row["topic"] for row in self._rows("topics")]
             self.publishers = [(row["name"], row["boot"]) for row in self._rows("publishers")]
-        self.report.unnumbered = int((self._flagged(layout.FLAG_NO_NUMBER) & self._is_data()).sum())
-        self.report.undecoded = int(self._flagged(layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY).sum())
+        self.report.unnumbered += int((self._flagged(layout.FLAG_NO_NUMBER) & self._is_data()).sum())
+        self.report.undecoded += int(self._flagged(layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY).sum())
         with self._naming("/raw"):
             self._check_raw()
-        with self._naming("the account"):
-            self._check_account()
-            self._check_ends()
-            self.report.reported = [
-                {"publisher": name, "boot": boot, **losses} for (name, boot), losses in self.losses.items() if losses
-            ]
-        self._check_streams()
         with self._naming("the journal's damage"):
             damage = self.file.attrs.get("journal_damage")
             if isinstance(damage, np.ndarray):
-                self.report.damage += [f"journal: {line}" for line in damage]
-        self._check_sums()
-        self._check_revisions()
-        return self.report
+                for line in damage:
+                    self._damaged(f"journal: {line}")
+
+    def _damaged(self, line: str) -> None:
+        self.report.damage.append(self._prefix + line)
 
     @contextmanager
     def _naming(self, place: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, OverflowError) as exc:
-            self.report.damage.append(f"{place}: cannot be read ({exc})".replace("\n", " "))
+        except (
+            OSError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError,
+        ) as exc:  # fmt: skip
+            self._damaged(f"{place}: cannot be read ({exc})".replace("\n", " "))
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         return table_rows(self.file[name]) if name in self.file else []
@@ -177,13 +218,15 @@ class _Verifier:
     def _check_raw(self) -> None:
         ends = self.ledger["raw_offset"] + self.ledger["raw_length"]
         if len(ends) and (int(ends[-1]) != len(self.file["raw"]) or (self.ledger["raw_offset"][1:] != ends[:-1]).any()):
-            self.report.damage.append(f"/raw: holds {len(self.file['raw'])} bytes, the ledger says otherwise")
-        if (np.diff(self.ledger["jseq"].astype("<i8")) <= 0).any():
-            self.report.damage.append("/messages: not in the journal's order")
+            self._damaged(f"/raw: holds {len(self.file['raw'])} bytes, the ledger says otherwise")
+        order = np.diff(self.ledger["jseq"].astype("<i8"), prepend=self.known.jseq)
+        if (order <= 0).any():
+            self._damaged("/messages: not in the journal's order")
+        self.known.jseq += int(order.sum())
         for row, length, expected, payload in raw_payloads(self.file):
             if len(payload) != length or crc32(payload) != expected:
                 topic = self._topic(int(self.ledger["topic"][row]))
-                self.report.damage.append(f"/raw: message {row} on {topic!r} does not match its checksum")
+                self._damaged(f"/raw: message {row} on {topic!r} does not match its checksum")
             elif topics.parse(self._topic(int(self.ledger["topic"][row]))) is not None:
                 self._hear(row, payload)
 
@@ -205,51 +248,61 @@ class _Verifier:
             self.account.described(reserved.name, said)
             return
         key = (reserved.name, str(said.get("boot", "")))
-        self.states[key] = str(said.get("state"))
+        self.known.states[key] = str(said.get("state"))
         if isinstance(counts := said.get("counts"), dict):
-            self.losses[key] = {name: counts[name] for name in LOSSES if type(counts.get(name)) is int and counts[name]}
+            told = {name: counts[name] for name in LOSSES if type(counts.get(name)) is int}
+            self.known.losses[key] = {name: count for name, count in told.items() if count}
         self.account.heard(reserved.name, said, bool(self.ledger["flags"][row] & layout.FLAG_RETAIN))
 
-    def _check_account(self) -> None:
-        """Count anew from the ledger alone, and compare with what the recorder counted."""
-        stored: dict[tuple[str, str, str], int] = {}
-        data = self.ledger[self._is_data()]
-        unfit = data[(data["flags"] & (layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY)) != 0]
-        rejected: Counter[tuple[str, str, str]] = Counter()
-        for row in unfit[["publisher", "topic"]]:
-            rejected[*self._publisher(int(row["publisher"])), self._topic(int(row["topic"]))] += 1
-        foreign = data[data["publisher"] == NONE_ID]
-        for number in np.unique(foreign["topic"]):
-            mine = foreign[foreign["topic"] == number]
-            key = (*NOBODY, self._topic(int(number)))
-            track = self.account.open(key)
-            track.received = stored[key] = len(mine)
-            track.qos = int(mine["qos"].min())
-        numbered = self.ledger[self.ledger["publisher"] != NONE_ID]
-        for row in np.unique(numbered[["publisher", "topic"]]):
-            mine = numbered[(numbered["publisher"] == row["publisher"]) & (numbered["topic"] == row["topic"])]
-            key = (*self.publishers[row["publisher"]], self._topic(int(row["topic"])))
-            track = self.account.tracks.get(key) or self.account.open(key)
-            again = _take_all(track, mine)
-            track.duplicates, track.qos = 0, int(mine["qos"].min())
-            stored[key] = int(mine["readings"].sum())
-            if again:
-                self.report.damage.append(f"/messages: {again} messages of {key[0]} on {key[2]!r} are stored twice")
-        counted = {
-            (*self._publisher(row["publisher"]), self._topic(row["topic"])): row for row in self._rows("accounts")
-        }
-        for key in sorted({*self.account.tracks, *counted}):
-            track = self.account.tracks.get(key) or Track()
-            said = counted.get(key, {})
-            self._tally(key, track, stored.get(key, 0), rejected[key], said)
+    def count(self) -> None:
+        """Count anew, from the ledger alone."""
+        with self._naming("the account"):
+            data = self.ledger[self._is_data()]
+            unfit = data[(data["flags"] & (layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY)) != 0]
+            for row in unfit[["publisher", "topic"]]:
+                key = (*self._publisher(int(row["publisher"])), self._topic(int(row["topic"])))
+                self.known.rejected[key] += 1
+            foreign = data[data["publisher"] == NONE_ID]
+            for number in np.unique(foreign["topic"]):
+                mine = foreign[foreign["topic"] == number]
+                key = (*NOBODY, self._topic(int(number)))
+                track = self.account.tracks.get(key) or self.account.open(key)
+                track.received += len(mine)
+                track.qos = min(track.qos, int(mine["qos"].min()))
+                self.known.stored[key] += len(mine)
+            numbered = self.ledger[self.ledger["publisher"] != NONE_ID]
+            for row in np.unique(numbered[["publisher", "topic"]]):
+                mine = numbered[(numbered["publisher"] == row["publisher"]) & (numbered["topic"] == row["topic"])]
+                key = (*self.publishers[row["publisher"]], self._topic(int(row["topic"])))
+                track = self.account.tracks.get(key) or self.account.open(key)
+                again = _take_all(track, mine)
+                track.duplicates, track.qos = 0, min(track.qos, int(mine["qos"].min()))
+                self.known.stored[key] += int(mine["readings"].sum())
+                if again:
+                    self._damaged(f"/messages: {again} messages of {key[0]} on {key[2]!r} are stored twice")
+
+    def check_account(self) -> None:
+        """Compare with what the recorder counted, as the last part has it of all."""
+        with self._naming("the account"):
+            counted = {
+                (*self._publisher(row["publisher"]), self._topic(row["topic"])): row for row in self._rows("accounts")
+            }
+            for key in sorted({*self.account.tracks, *counted}):
+                self._tally(key, self.account.tracks.get(key) or Track(), counted.get(key, {}))
+            self._check_ends()
+            self.report.reported = [
+                {"publisher": name, "boot": boot, **losses}
+                for (name, boot), losses in self.known.losses.items()
+                if losses
+            ]
 
     def _publisher(self, number: int) -> tuple[str, str]:
         return NOBODY if number == NONE_ID else self.publishers[number]
 
-    def _tally(self, key: tuple[str, str, str], track: Track, stored: int, rejected: int, said: dict[str, Any]) -> None:
+    def _tally(self, key: tuple[str, str, str], track: Track, said: dict[str, Any]) -> None:
         first, last = (track.spans[0][0], track.spans[-1][1]) if track.spans else (-1, -1)
         if said and said["received"] != track.received:
-            self.report.damage.append(
+            self._damaged(
                 f"/accounts: {key[0]} on {key[2]!r}: {said['received']} received, the ledger holds {track.received}"
             )
         self.report.tallies.append(
@@ -260,11 +313,11 @@ class _Verifier:
                 last,
                 track.last,
                 track.received,
-                stored,
+                self.known.stored[key],
                 said.get("duplicates", 0),
                 track.holes(),
                 track.fresh,
-                rejected,
+                self.known.rejected[key],
             )
         )
 
@@ -275,12 +328,12 @@ class _Verifier:
             if tally.announced is not None or not tally.publisher:
                 continue
             place = f"{tally.publisher} (boot {tally.boot}) on {tally.topic!r} after {tally.last}"
-            if self.states.get((tally.publisher, tally.boot)) == "lost":
+            if self.known.states.get((tally.publisher, tally.boot)) == "lost":
                 self.report.unproven.append(f"{place}: it died without telling its last number")
             elif ended not in ("", "stop"):
                 self.report.unproven.append(f"{place}: the recorder ended before it did ({ended})")
 
-    def _check_streams(self) -> None:
+    def check_streams(self) -> None:
         decoded = ~self._flagged(layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY) & self._is_data()
         expected = np.bincount(
             self.ledger["topic"][decoded], self.ledger["readings"][decoded], max(1, len(self.topics))
@@ -296,51 +349,44 @@ class _Verifier:
                 self._check_stream(group, topic, int(expected[self.topics.index(topic)]))
         for number, topic in enumerate(self.topics):
             if expected[number] and topic not in seen:
-                self.report.damage.append(f"/data: nothing of {topic!r}, the ledger holds {expected[number]} readings")
+                self._damaged(f"/data: nothing of {topic!r}, the ledger holds {expected[number]} readings")
 
     def _check_stream(self, group: h5py.Group, topic: str, expected: int) -> None:
         rows = len(group["time"])
         if rows != expected:
-            self.report.damage.append(f"{group.name}: {rows} readings, the ledger holds {expected}")
+            self._damaged(f"{group.name}: {rows} readings, the ledger holds {expected}")
         for name, dataset in group.items():
             length = dataset.shape[0]
             if name.endswith(OFFSETS):
                 length -= 1
             elif name + OFFSETS in group and not name.endswith((MASK, SHAPE)):
                 if int(group[name + OFFSETS][-1]) != length:
-                    self.report.damage.append(f"{group.name}/{name}: {length} values do not match their offsets")
+                    self._damaged(f"{group.name}/{name}: {length} values do not match their offsets")
                 continue
             if length != rows:
-                self.report.damage.append(f"{group.name}/{name}: {length} rows, the stream has {rows}")
+                self._damaged(f"{group.name}/{name}: {length} rows, the stream has {rows}")
         messages = group["message"][:]
         if len(messages) and (
             int(messages.max()) >= len(self.ledger)
             or (self.ledger["topic"][messages] != self.topics.index(topic)).any()
         ):
-            self.report.damage.append(f"{group.name}/message: points to other messages than its own")
+            self._damaged(f"{group.name}/message: points to other messages than its own")
 
-    def _check_sums(self) -> None:
+    def check_sums(self) -> None:
         """Compare the checksums that only a finished file has."""
-        if self.report.state == "open":
+        if self.state == "open":
             return
         with self._naming("content_sha256"):
             said = self.file.attrs.get("content_sha256")
-            self.report.content_sha256 = content_sha256(self.file)
-            if said != self.report.content_sha256:
-                self.report.damage.append("content_sha256: the messages are not those that were sealed")
+            if said != content_sha256(self.file):
+                self._damaged("content_sha256: the messages are not those that were sealed")
         sums: list[dict[str, Any]] = []
         with self._naming("/checksums"):
             sums = table_rows(self.file["checksums"])
         for row in sums:
             with self._naming(f"/{row['path']}"):
                 if dataset_sha256(self.file[row["path"]]) != row["sha256"]:
-                    self.report.damage.append(f"/{row['path']}: changed since it was sealed")
-
-    def _check_revisions(self) -> None:
-        known, damage = revisions.read(Path(self.report.file), str(self.file.attrs.get("content_sha256", "")))
-        self.report.revisions = len(known)
-        self.report.revisions_sha256 = known[-1].sha256 if known else None
-        self.report.damage += damage
+                    self._damaged(f"/{row['path']}: changed since it was sealed")
 
 
 def _take_all(track: Track, rows: np.ndarray) -> int:

@@ -13,9 +13,11 @@ import logging
 import math
 import os
 import shutil
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -23,16 +25,17 @@ from zlib import crc32
 import h5py
 import numpy as np
 
-from ether import clock, codecs, topics
+from ether import clock, codecs, process, topics
 from ether.journal import JournalReader, Record, sync_directory
 from ether.model import Envelope
 from ether.recorder import layout
 from ether.recorder.account import NOBODY, Account, numbering, readings_in
 from ether.recorder.columns import Block, Group, flatten, new_dataset, write_rows
 from ether.recorder.device_clock import DeviceClock, Sample
-from ether.recorder.entries import DUP, QOS, RESENT, RETAIN, Entry, Kind, unpack
+from ether.recorder.entries import ANSWERS_KEPT, DUP, QOS, RESENT, RETAIN, Entry, Kind, unpack
 from ether.recorder.layout import NONE_ID, NONE_NS
-from ether.recorder.marker import Marker, hold
+from ether.recorder.marker import SEALER, WRITER, Marker, hold
+from ether.recorder.parts import Part, Resume, part_path
 from ether.recorder.redact import redacted, redacted_text
 
 __all__ = ["Builder", "main"]
@@ -67,21 +70,36 @@ class _Stream:
         """Rows whose device time has been mapped for good."""
         self.fixed: dict[str, h5py.Dataset] = {}
         self.rows: list[dict[tuple[str, ...], Any]] = []
+        self.names: list[Any] = []
+        """What the columns of the parts before were called."""
         self.waiting: list[tuple[int, Block | None, np.ndarray, np.ndarray, int, int, int]] = []
         """Place in the ledger's buffer, block (None: the next of `rows`), times, device times, n, publisher, rows."""
 
 
 class Builder:
-    """Builds one recording file out of journal entries, in order. The file is private until `copy_to`.
+    """Builds one part of a recording out of journal entries, in order. The file is private until `copy_to`.
 
     Args:
         path: the work file; replaced if it exists.
+        resume: which part it is, and what it takes over from the one before.
         raw_only: record numbers of messages that must not be decoded.
         marker: told what is being worked on.
     """
 
-    def __init__(self, path: Path, *, raw_only: frozenset[int] = frozenset(), marker: Marker | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        resume: Resume = Resume(),  # noqa: B008 - frozen
+        *,
+        raw_only: Iterable[int] = (),
+        marker: Marker | None = None,
+    ) -> None:
         self.path = path
+        self.part = resume.part
+        self._start = resume.start
+        self._next = resume.start
+        self.rolled = False
+        """The last entry was the end of this part, not of the recording."""
         self.raw_only = set(raw_only)
         self.marker = marker
         self.account = Account()
@@ -92,12 +110,16 @@ class Builder:
         self.dirty = False
         self._raw_bytes = 0
         self._sessions = 0
+        self._session: dict[str, Any] = {}
+        self._counts = {"recorded": 0, "bytes": 0}
+        self._answered: dict[str, None] = {}
         self._first_ns = NONE_NS
         self._last_ns = NONE_NS
+        self._before_ns = NONE_NS
         self._streams: dict[str, _Stream] = {}
         self._topic_ids: dict[str, int] = {}
         self._publishers: dict[tuple[str, str], int] = {}
-        self._abouts: dict[str, dict[str, Any]] = {}
+        self._abouts: dict[str, tuple[int, dict[str, Any]]] = {}
         self._states: dict[str, tuple[str, str, str]] = {}
         self._runs: dict[str, int] = {}
         self._run_rows: list[list[Any]] = []
@@ -117,6 +139,59 @@ class Builder:
         path.unlink(missing_ok=True)
         self.file = h5py.File(path, "w-", libver=LIBVER)
         self._prepare()
+        if resume.carry:
+            self._take_over(resume.carry)
+
+    # From part to part
+
+    def carry(self) -> dict[str, Any]:
+        """Return what the next part takes over, fit for JSON, so that it is a recording in itself."""
+        names = {
+            topic: stream.names if stream.columns is None else stream.columns.names()
+            for topic, stream in self._streams.items()
+        }
+        return {
+            "account": self.account.state(),
+            "counts": self._counts,
+            "answered": [*self._answered],
+            "raw_only": sorted(self.raw_only),
+            "sessions": self._sessions,
+            "session": self._session,
+            "abouts": [[t, name, content] for name, (t, content) in self._abouts.items()],
+            "states": self._states,
+            "run_rows": self._run_rows,
+            "run_facts": self._run_facts,
+            "open_runs": self._open_runs,
+            "samples": [[*key, samples[-_LAST_SAMPLES:]] for key, samples in self._samples.items()],
+            "wall": self._wall[-_LAST_SAMPLES:],
+            "last_ns": self._before_ns if self._last_ns == NONE_NS else self._last_ns,
+            "calls": self._calls,
+            "columns": names,
+        }
+
+    def _take_over(self, carry: dict[str, Any]) -> None:
+        self.account = Account.restored(carry["account"])
+        self._counts = dict(carry["counts"])
+        self._answered = dict.fromkeys(carry["answered"])
+        self.raw_only.update(carry["raw_only"])
+        self._sessions = carry["sessions"]
+        if carry["session"]:
+            self._provenance(carry["session"])
+        for t, name, content in carry["abouts"]:
+            self._note_about(t, name, content)
+        self._states = {name: tuple(state) for name, state in carry["states"].items()}
+        self._run_rows, self._run_facts = carry["run_rows"], carry["run_facts"]
+        self._runs = {str(row[0]): place for place, row in enumerate(self._run_rows)}
+        self._open_runs = carry["open_runs"]
+        self._runs_dirty = bool(self._run_rows)
+        self._samples = {(name, boot): [Sample(*each) for each in samples] for name, boot, samples in carry["samples"]}
+        self._wall = [tuple(moment) for moment in carry["wall"]]
+        self._before_ns = carry["last_ns"]
+        self._calls = {identity: (row, asked) for identity, (row, asked) in carry["calls"].items()}
+        for topic, names in carry["columns"].items():
+            stream = self._stream(topic)
+            assert stream is not None
+            stream.names = [(tuple(keys), kinds) for keys, kinds in names]
 
     # Taking entries
 
@@ -124,7 +199,9 @@ class Builder:
         """Add one journal record; nothing a message holds can make this fail."""
         entry = unpack(record)
         self.dirty = True
+        self._next = record.number + 1
         self.ended = None
+        self.rolled = entry.kind == Kind.ROLL
         if entry.kind == Kind.MESSAGE:
             if self._first_ns == NONE_NS:
                 self._first_ns = entry.t_recv
@@ -172,6 +249,8 @@ class Builder:
         self._payload_bytes += len(payload) + 500
         self._raw_bytes += len(payload)
         self.messages += 1
+        self._counts["recorded"] += 1
+        self._counts["bytes"] += len(payload)
         if entry.number in self.raw_only:
             row[16] |= layout.FLAG_RAW_ONLY
             return
@@ -280,6 +359,7 @@ class Builder:
                 self._correct_times()
                 self._samples, self._clocks, self._wall = {}, {}, []
             if self._sessions == 1:
+                self._session = content
                 self._provenance(content)
             else:
                 self._say(entry.t_recv, "WARNING", "the recorder was restarted and went on where it had stopped")
@@ -340,16 +420,19 @@ class Builder:
         )
 
     def _take_about(self, entry: Entry, reserved: topics.Reserved, content: dict[str, Any]) -> None:
-        if self._abouts.get(reserved.name) == content:
-            return
-        self._abouts[reserved.name] = content
-        self.account.described(reserved.name, content)
+        known = self._abouts.get(reserved.name)
+        if known is None or known[1] != content:
+            self._note_about(entry.t_recv, reserved.name, content)
+
+    def _note_about(self, t: int, name: str, content: dict[str, Any]) -> None:
+        self._abouts[name] = (t, content)
+        self.account.described(name, content)
         content = redacted(content)
         pid = content.get("pid")
         words = [str(content.get(key, "")) for key in ("boot", "class", "source", "host")]
         self._tables["provenance/instances"].append(
             (
-                entry.t_recv, reserved.name, *map(layout.text, words), pid if type(pid) is int else -1,
+                t, name, *map(layout.text, words), pid if type(pid) is int else -1,
                 layout.text(content.get("version", "")), layout.text(content.get("file", "")),
                 *(layout.text(json.dumps(content.get(key, {}))) for key in ("args", "kwargs")),
                 layout.text(json.dumps(content)),
@@ -419,6 +502,10 @@ class Builder:
         t0, t1 = (t[0], t[-1]) if isinstance(t, list) and t else (content.get("t0", t), content.get("t1"))
         start, end = _ns(t0, 1e6, 1000), _ns(t1, 1e6, 1000)
         tags, values = content.get("tags") or [], content.get("values") or {}
+        if "reply_to" in content and isinstance(content.get("id"), str):
+            self._answered[content["id"]] = None
+            if len(self._answered) > ANSWERS_KEPT:
+                self._answered.pop(next(iter(self._answered)))
         self._tables["annotations"].append(
             (
                 entry.t_recv if start is None else start, NONE_NS if end is None else end, entry.t_recv,
@@ -466,7 +553,7 @@ class Builder:
         number = self._publishers.get((name, boot))
         if number is None:
             number = self._publishers[name, boot] = len(self._publishers)
-            about = self._abouts.get(name, {})
+            _, about = self._abouts.get(name, (0, {}))
             about = about if about.get("boot") == boot else {}
             pid = about.get("pid")
             words = [layout.text(word) for word in (name, boot, about.get("class", ""), about.get("host", ""))]
@@ -489,7 +576,7 @@ class Builder:
 
     def _schemas_of(self, topic: str) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {}
-        for about in self._abouts.values():
+        for _, about in self._abouts.values():
             publishes = about.get("publishes")
             declared = publishes.get(topic) if isinstance(publishes, dict) else None
             fields = declared.get("fields") if isinstance(declared, dict) else None
@@ -505,7 +592,8 @@ class Builder:
         root["format"] = layout.FORMAT
         root["format_version"] = layout.FORMAT_VERSION
         root["creator"] = "ether"
-        root["part"] = 1
+        root["part"] = self.part
+        root["continued"] = False
         root["previous_sha256"] = ""
         self.file.create_group("data").attrs["NX_class"] = "NXentry"
         self.file.create_group("provenance").attrs["NX_class"] = "NXcollection"
@@ -595,7 +683,7 @@ class Builder:
             group.attrs["topic"] = layout.text(stream.topic)
             group.attrs["axes"] = ["time"]
             group.attrs["time_indices"] = 0
-            stream.columns = Group(group, self._declared(stream.topic))
+            stream.columns = Group(group, self._declared(stream.topic), stream.names)
             for name, dtype in (("time", "<i8"), ("message", "<u8"), ("number", "<i8"), ("publisher", "<u4")):
                 stream.fixed[name] = new_dataset(group, name, (0,), np.dtype(dtype), None)
             stream.fixed["time"].attrs["units"] = "ns"
@@ -752,18 +840,29 @@ class Builder:
                 table[field] = counts[:, place]
             table["level"] = np.array([levels.get(row, "") for row in range(len(table))], "S2")
 
-    def finish(self, state: str) -> None:
-        """Write all that is left, for good.
+    def finish(self, file: Path, reader: JournalReader) -> Part:
+        """Write all that is left, for good; the recorder has died where the last entry is no end. Return what to seal.
 
         Args:
-            state: ``sealed`` after an orderly end, ``recovered`` where the recorder died.
+            file: the first file of the recording.
+            reader: where the entries came from; told its damage, as far as it concerns this part.
         """
-        self._close_calls()
-        self._close_runs(self._last_ns, "abandoned")  # nobody is left to end them
+        self.state = "sealed" if self.rolled or self.ended is not None else "recovered"
+        if not self.rolled:
+            self._close_calls()
+            last_ns = self._before_ns if self._last_ns == NONE_NS else self._last_ns
+            self._close_runs(last_ns, "abandoned")  # nobody is left to end them
         self.flush()
         self._correct_times()
-        self.state = state
+        self.file.attrs["continued"] = self.rolled
         self.close()
+        damage = [each for each in reader.damage if not self.rolled or each.first < self._next]
+        reader.damage = [each for each in reader.damage if each not in damage]
+        told = [str(each) for each in damage if each.proven]
+        return Part(
+            self.part, self.path, part_path(file, self.part), self._start, self._next if self.rolled else None,
+            self.messages, told, self.carry() if self.rolled else None,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Flush and close the work file: everything taken so far is in it. `reopen` goes on."""
@@ -808,41 +907,103 @@ def copy_to(source: Path, target: Path, temporary: Path) -> None:
     sync_directory(target.parent)
 
 
-class Writer:
-    """Follows a journal until an orderly end, publishing as it goes."""
+class SealFailed(Exception):
+    """A part could not be sealed; the process that tried has said why."""
 
-    def __init__(self, file: Path, journal: Path, raw_only: frozenset[int], careful: tuple[int, int] | None) -> None:
-        self.target = file
+
+class Sealer:
+    """Seals finished parts, one after the other, in a process of its own, while the next part is being written."""
+
+    def __init__(self, log_level: str) -> None:
+        self._log_level = log_level
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def add(self, orders: dict[str, Any]) -> None:
+        self._waiting.append({**orders, "log_level": self._log_level})
+        self.watch()
+
+    def watch(self) -> bool:
+        """Look after the process; True when nothing is left to be sealed."""
+        if self._child is not None:
+            code = self._child.poll()
+            if code is None:
+                return False
+            assert self._child.stdin is not None
+            self._child.stdin.close()
+            self._child = None
+            if code:
+                raise SealFailed
+        if not self._waiting:
+            return True
+        self._child = process.spawn("ether.recorder.seal", "recorder-sealer")
+        with contextlib.suppress(BrokenPipeError):  # it died at once: its exit code tells
+            process.give_orders(self._child, self._waiting.popleft())
+        return False
+
+
+class Writer:
+    """Follows a journal until an orderly end, part after part, publishing as it goes."""
+
+    def __init__(
+        self, file: Path, journal: Path, raw_only: Iterable[int] = (), careful: tuple[int, int] | None = None,
+        log_level: str = "INFO",
+    ) -> None:  # fmt: skip
+        self.file = file
         self.journal = journal
         self.stopping = threading.Event()
         self.careful = careful
+        for left in (*journal.glob("work*.h5"), *journal.glob("sealed*.h5")):
+            left.unlink(missing_ok=True)
+        resume = Resume.load(journal)
         self._marker = Marker(journal / "writer.at")
-        self._builder = Builder(journal / "work.h5", raw_only=raw_only, marker=self._marker)
-        self._reader = JournalReader(journal, live=True)
+        self._reader = JournalReader(journal, live=True, start=resume.start)
+        self._sealer = Sealer(log_level)
+        self._builder = self._build(resume, raw_only)
         self._published = -math.inf
         self._publish_every = 0.5  # the first time soon: whoever looks for the file should find it
         self._flushed = clock.monotonic()
 
+    def _build(self, resume: Resume, raw_only: Iterable[int]) -> Builder:
+        return Builder(self.journal / f"work-{resume.part:04d}.h5", resume, raw_only=raw_only, marker=self._marker)
+
+    @property
+    def target(self) -> Path:
+        """The public file of the part that is being written."""
+        return part_path(self.file, self._builder.part)
+
     def run(self) -> bool:
-        """Follow and publish; True after an orderly end, with the work file finished and closed."""
+        """Follow and publish; True after an orderly end, with all parts sealed but the last, which is to be finished.
+
+        Raises:
+            SealFailed: a part could not be sealed.
+        """
         while not self.stopping.is_set():
             records = self._reader.read(limit=2000)
             self._take(records)
+            sealed = self._sealer.watch()
             if not records:
-                if self._builder.ended is not None:
+                if self._builder.ended is not None and sealed:
                     return True
-                self._idle()
+                self.stopping.wait(_POLL_S)
             self._maybe_publish()
         return False
 
     def _take(self, records: list[Record]) -> None:
         for record in records:
             self._builder.take(record)
-            if self.careful is not None and self.careful[0] <= record.number <= self.careful[1]:
+            if self._builder.rolled:
+                self._roll()
+            elif self.careful is not None and self.careful[0] <= record.number <= self.careful[1]:
                 self._builder.flush()
 
-    def _idle(self) -> None:
-        self.stopping.wait(_POLL_S)
+    def _roll(self) -> None:
+        """Finish this part, have it sealed, and begin the next."""
+        self._publish()  # whoever reads meanwhile finds all of it
+        part = self._builder.finish(self.file, self._reader)
+        self._sealer.add({**part.as_orders(), "journal": str(self.journal)})
+        self._builder = self._build(part.following(), self._builder.raw_only)
+        self._published = -math.inf  # whoever looks for the new part should find it soon
 
     def _maybe_publish(self) -> None:
         now = clock.monotonic()
@@ -866,21 +1027,17 @@ class Writer:
         # At most a twentieth of the time goes into publishing, however large the file is.
         self._publish_every = max(_PUBLISH_S, 20 * (self._published - started))
 
-    def finish(self, state: str) -> Builder:
-        self._builder.finish(state)
+    def finish(self) -> Part:
+        """Finish the last part; return what is to be sealed."""
+        part = self._builder.finish(self.file, self._reader)
         self._reader.close()
-        return self._builder
-
-    @property
-    def damage(self) -> Iterator[str]:
-        yield from map(str, self._reader.damage)
+        return part
 
 
 def main() -> None:
     """Run as the writer process: orders ``file``, ``journal``, ``raw_only``, ``careful``, ``log_level``."""
     import signal
 
-    from ether import process
     from ether.recorder import seal
 
     given = process.orders()
@@ -888,15 +1045,22 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # ingest decides: it ends us by an entry in the journal, or kills
     file, journal = Path(given["file"]), Path(given["journal"])
-    held = hold(journal)
+    held = hold(journal, WRITER)
     process.on_orphaned(lambda: os._exit(3))  # the next recorder rebuilds from the journal
     try:
         careful = given.get("careful")
-        writer = Writer(file, journal, frozenset(given.get("raw_only", ())), tuple(careful) if careful else None)
+        if (orphan := hold(journal, SEALER)) is not None:
+            orphan.close()
+        writer = Writer(
+            file, journal, given.get("raw_only", ()), tuple(careful) if careful else None,
+            given.get("log_level", "INFO"),
+        )  # fmt: skip
         if not writer.run():
             sys.exit(3)
-        builder = writer.finish("sealed")
-        seal.seal(builder.path, file, journal, journal_damage=list(writer.damage))
+        seal.seal(writer.finish(), journal)
+    except SealFailed:
+        logger.error("recorder: a part cannot be sealed; it is built again from the journal")
+        os._exit(4)
     except OSError as exc:
         if exc.errno not in _DISK_TROUBLE:
             raise

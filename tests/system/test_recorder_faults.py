@@ -23,6 +23,7 @@ from ether import clock, codecs, process, topics
 from ether.model import Envelope, Message
 from ether.mqtt import Connection, Receipt
 from ether.recorder.entries import journal_folder
+from ether.recorder.parts import parts_of
 from ether.recorder.reader import open_recording
 from ether.recorder.seal import recover
 from ether.recorder.verify import verify
@@ -236,6 +237,52 @@ def test_kill_9_under_load_loses_nothing_and_stores_everything_once(bench: Bench
             assert sorted(recording[f"lab/oven/{n}"].number.tolist()) == list(range(total // 3))
 
 
+def test_kill_9_around_the_roll_of_parts_loses_nothing(bench: Bench) -> None:
+    rotate = {"size": 300_000}
+    bench.start(rotate=rotate)
+    bench.say("oven", "init")
+    total, published = 6600, threading.Event()
+
+    def load() -> None:
+        for number in range(total):
+            bench.publish(f"lab/oven/{number % 3}", number // 3)
+            if number % 20 == 19:
+                published.wait(0.01)
+
+    def rolled(part: int) -> bool:
+        return (bench.journal / f"work-{part:04d}.h5").exists()
+
+    def sealing(part: int) -> bool:
+        return rolled(part) and (bench.journal / "sealed.h5").exists()
+
+    def sealed(part: int) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return int(json.loads((bench.journal / "resume.json").read_text())["part"]) > part
+        return False
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    for at in (partial(rolled, 2), partial(sealing, 3), partial(sealed, 3)):
+        wait_for(at, "the moment of the kill", 60)
+        bench.kill()
+        bench.start(rotate=rotate)
+    thread.join()
+    wait_for(lambda: list(bench.stored["oven"].values()) == [total // 3 - 1] * 3, "all confirmed", 60)
+    bench.say("oven", "disconnected", last={f"lab/oven/{n}": total // 3 - 1 for n in range(3)})
+
+    assert bench.stop() == 0
+
+    report = verify(bench.file)
+    assert report.damage == []
+    assert [(tally.stored, tally.holes) for tally in report.tallies] == [(total // 3, [])] * 3
+    assert report.complete
+    assert report.parts >= 4
+    assert {path.name for path in bench.file.parent.iterdir()} == {path.name for path in parts_of(bench.file).values()}
+    with open_recording(bench.file) as recording:
+        for n in range(3):
+            assert sorted(recording[f"lab/oven/{n}"].number.tolist()) == list(range(total // 3))
+
+
 def test_what_is_left_after_a_kill_can_be_recovered_without_the_session(bench: Bench) -> None:
     bench.start()
     for number in range(300):
@@ -308,7 +355,7 @@ def test_a_retained_replay_is_no_reading(bench: Bench) -> None:
         ]
     report = verify(bench.file)
     assert report.complete
-    assert (report.tallies[0].first, report.tallies[0].from_start) == (1000, False)
+    assert [(tally.first, tally.from_start) for tally in report.tallies if tally.publisher] == [(1000, False)]
 
 
 @pytest.mark.parametrize("way", ["SIGTERM", "orphaned"])

@@ -83,7 +83,12 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
         "session": {"name": "growth", "namespace": "", "data": "data", "start_timeout": 30.0, "stop_timeout": 10.0},
         "broker": dict.fromkeys(("url", "listen", "users", "tls", "websocket", "limits", "user", "password"))
         | {"kind": "auto"},
-        "record": {"topics": ["#"], "exclude": [], "file": "{session}-{started}.h5", "rotate": 2_000_000_000},
+        "record": {
+            "topics": ["#"],
+            "exclude": [],
+            "file": "{session}-{started}.h5",
+            "rotate": {"size": 2_000_000_000, "every": None},
+        },
         "registry": {
             "vendor.thermo.Incubator": {
                 "methods": {
@@ -800,6 +805,10 @@ def test_shipped_configurations_load_and_fit_the_schema(path: Path) -> None:
         {"record": "off"},
         {"record": False},
         {"record": None},
+        {"record": {"rotate": "1h"}},
+        {"record": {"rotate": {"size": "2GB", "every": "30min"}}},
+        {"record": {"rotate": "off"}},
+        {"record": {"rotate": False}},
         {"broker": "mqtts://a@b:1"},
         {"broker": {"kind": "external", "url": "mqtt://a", "tls": {"ca": "a.pem"}}},
         instance(restart="always", replicas=3),

@@ -19,11 +19,13 @@ from ether.model import About, Annotation, Message, Reading, Run, State, Status
 from ether.mqtt import Connection
 from ether.outbox import RECORDER, Sender
 
-__all__ = ["CALL_TIMEOUT_S", "Client", "InstanceInfo", "Subscription", "read_run", "tag_tuple"]
+__all__ = ["CALL_TIMEOUT_S", "PROCESSES", "Client", "InstanceInfo", "Subscription", "read_run", "tag_tuple"]
 
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
+PROCESSES = "processes"
+"""The call by which a session tells what it knows of its processes."""
 _ASK_AGAIN_S = 2.0
 _GONE = (State.LOST, State.DISCONNECTED)
 _ABANDONED = "abandoned"
@@ -390,14 +392,16 @@ class Client:
         self.watch()
         name = self._resolve(target, method)
         call_id = f"{self._call_prefix}-{next(self._call_numbers)}"
-        future: Future[Any] = Future()
         request: dict[str, Any] = {"id": call_id, "reply_to": self._reply_topic, "params": dict(params or {})}
         request["deadline"] = clock.now() + (CALL_TIMEOUT_S if timeout is None else timeout)
-        payload = codecs.encode(request)
-        self._pending[call_id] = _Pending(future, name, self.statuses[name].boot, topics.call(name, method), payload)
-        future.add_done_callback(lambda _: self._pending.pop(call_id, None))
-        self.connection.publish(topics.call(name, method), payload, 1)
-        return future
+        pending = _Pending(Future(), name, self.statuses[name].boot, topics.call(name, method), codecs.encode(request))
+        return self._ask(call_id, pending)
+
+    def _ask(self, call_id: str, pending: _Pending) -> Future[Any]:
+        self._pending[call_id] = pending
+        pending.future.add_done_callback(lambda _: self._pending.pop(call_id, None))
+        self.connection.publish(pending.topic, pending.request, 1)
+        return pending.future
 
     def _resolve(self, target: str, method: str) -> str:
         """Return the living instance that a target names; CallError where there is none, or it has no such method."""
@@ -426,8 +430,51 @@ class Client:
     ) -> Any:
         """Ask and wait; returns the result or raises CallError (CallTimeout when no answer came)."""
         limit = CALL_TIMEOUT_S if timeout is None else timeout
+        return self._await(self.call(target, method, params, limit), f"{target}.{method}", limit)
+
+    def order(self, name: str, verb: str, timeout: float, **fields: Any) -> Any:
+        """Command a member that answers, and return what it answers.
+
+        Raises:
+            SessionError: it cannot be done, and why; or nobody is there to do it.
+            CallError: the same, of any other kind; CallTimeout when no answer came.
+        """
+        self.watch()
+        status = self.statuses.get(name, _NOBODY)
+        if status.state in _GONE:
+            raise SessionError(f"there is no {name} to {verb} anything")
+        order_id = f"{self._call_prefix}-{next(self._call_numbers)}"
+        payload = codecs.encode({"id": order_id, "reply_to": self._reply_topic, **fields})
+        future = self._ask(order_id, _Pending(Future(), name, status.boot, topics.command(name, verb), payload))
+        try:
+            return self._await(future, f"{name}: {verb}", timeout)
+        except CallError as exc:
+            if exc.type == SessionError.__name__:
+                raise SessionError(str(exc)) from None
+            raise
+
+    def tell(self, name: str, verb: str, timeout: float, **fields: Any) -> str:
+        """Command an instance that nobody here supervises to ``stop`` or ``restart``; returns when it has.
+
+        Raises:
+            SessionError: it had not within `timeout` seconds.
+        """
+        boot = self.statuses[name].boot
+        self.command(name, verb, **fields)
+
+        def done() -> bool:
+            status = self.statuses.get(name, _NOBODY)
+            if verb == "stop":
+                return status.state in _GONE
+            return status.boot != boot and status.state in (State.READY, State.ALERT)
+
+        if not self.wait_for(done, timeout):
+            raise SessionError(f"{name} is not one of this session's processes; told to {verb}, it did not")
+        return "stopped" if verb == "stop" else "ready"
+
+    def _await(self, future: Future[Any], label: str, limit: float) -> Any:
+        """Return what is answered; asked again after a while, and done once by its id."""
         deadline = clock.monotonic() + limit
-        future = self.call(target, method, params, limit)
         again_s = _ASK_AGAIN_S
         while True:
             try:
@@ -435,7 +482,7 @@ class Client:
             except FutureTimeout:
                 if clock.monotonic() >= deadline:
                     future.cancel()
-                    raise CallTimeout(f"{target}.{method} did not answer within {limit:g} s") from None
+                    raise CallTimeout(f"{label} did not answer within {limit:g} s") from None
             # The request may have met a broker that had just restarted; by its id it is never carried out twice.
             self._ask_again(future)
             again_s *= 2

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections import ChainMap, deque
+from collections import ChainMap, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import MISSING, asdict, replace
@@ -29,11 +29,20 @@ from urllib.parse import quote
 import ether as package
 from ether import brokers, clock, codecs, process, runtime, topics
 from ether.address import Address
-from ether.client import Client
+from ether.client import PROCESSES, Client
 from ether.component import Component, check, load_class, registry_marks, source_of
 from ether.config import Config
 from ether.config import Instance as InstanceConfig
-from ether.errors import BrokerError, ConfigError, EtherError, PreflightError, SessionError, StartError
+from ether.errors import (
+    BrokerError,
+    ConfigError,
+    EtherError,
+    PayloadError,
+    PreflightError,
+    SessionError,
+    StartError,
+    suggest,
+)
 from ether.expect import Expectations, Shortfall
 from ether.instance import Instance
 from ether.member import Member, new_boot
@@ -51,6 +60,7 @@ logger = logging.getLogger("ether")
 
 _GONE = (State.LOST, State.DISCONNECTED)
 _STOP_AGAIN_S = 1.0
+_AT_WORK = (State.READY, State.ALERT, State.SLEEPING)
 _RECORDER_SEALS_S = 120.0
 _SOURCE_BYTES = 1_000_000
 _RECORDER_PATIENCE_S = 2.0
@@ -63,6 +73,7 @@ _QUEUE_LIMITS = {
 """By the kind of broker: what limits how much may wait for a client."""
 _OURS = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
 """For the processes that are ours: recorder and broker."""
+_ANSWERS_KEPT = 256
 
 
 class Guest:
@@ -227,6 +238,11 @@ class Host:
         self._since = clock.now()
         self._closing = threading.Event()
         self._broker_lock = threading.Lock()
+        self._broker_restarts = 0
+        self._ordering = threading.RLock()
+        """Held by whoever starts or stops instances."""
+        self._answers: OrderedDict[str, bytes] = OrderedDict()
+        """Orders and questions by their id, to what was answered; empty while it is being worked out."""
         self._critical = {name for name, (_, each) in config.named().items() if each.critical}
         self._expected = Expectations(config.expect) if config.expect else None
         self._drops: brokers.Drops | None = None
@@ -235,6 +251,8 @@ class Host:
         """Remarks about alarms that the recorder has not confirmed yet, by their identity."""
         self._safe_within: dict[str, float] = {}
         """Instances that know how to make their hardware safe, and the seconds they may take."""
+        self._unsafe: dict[str, str] = {}
+        """Those of them for which that failed, and why."""
         self._namespace = guest.namespace if guest else config.session.namespace
         self._largest_payload = MAX_PAYLOAD
 
@@ -249,7 +267,8 @@ class Host:
         for line in _not_yet(self.config):
             logger.warning("%s", line)
         try:
-            self._open()
+            with self._ordering:
+                self._open()
         except BaseException:
             self._abort()
             raise
@@ -326,6 +345,7 @@ class Host:
             with self._broker_lock:
                 if self._closing.is_set():
                     return
+                self._broker_restarts += 1
                 try:
                     broker.restart()
                 except BrokerError as exc:
@@ -371,7 +391,7 @@ class Host:
         self.client.on_change = self._status_changed
         member.on_message = self._receive
         member.connection.on_down = lambda reason: self.client.poke()
-        member.connection.subscribe([topics.command("session", "+")])
+        member.connection.subscribe([topics.command("session", "+"), topics.call("session", PROCESSES)])
         if self._expected is not None:
             member.connection.subscribe(list(self.config.expect), qos=0)
         if self._drops is not None:
@@ -406,7 +426,9 @@ class Host:
 
     @staticmethod
     def _describe(member: Member) -> None:
-        member.set_about(About("session", host=socket.gethostname(), pid=os.getpid(), version=package.__version__))
+        calls = {PROCESSES: {"params": {}, "kind": "get"}}
+        about = About("session", host=socket.gethostname(), pid=os.getpid(), version=package.__version__, calls=calls)
+        member.set_about(about)
 
     def _announce(self) -> None:
         assert self._member is not None and self._broker is not None
@@ -554,20 +576,119 @@ class Host:
     def launch(self, names: list[str]) -> None:
         """Start instances that are declared and do not run; return when they are ready."""
         declared = self.config.named()
+        with self._ordering:
+            for name in names:
+                if name not in declared:
+                    raise SessionError(f"no instance {name!r} is declared; there are {', '.join(declared) or 'none'}")
+                child = self._supervisor.children.get(name)
+                # One that has just exited is told of before it counts as ended.
+                if child is not None and not child.ended.wait(0.0 if child.alive else 2.0):
+                    raise SessionError(f"{name} runs already")
+            if self._closing.is_set():
+                raise SessionError("the session ends")
+            self.client.echo()  # what was said of the former process has come then
+            self._failures.clear()
+            for name in names:
+                self.client.statuses.pop(name, None)
+                self._endings.pop(name, None)
+                child = self._spawn(name, declared[name][1])
+                self._supervisor.give_orders(child, self._orders(name, *declared[name], url=self._url))
+            self._await_ready(names)
+
+    def stop(self, names: list[str], safe: bool = False) -> dict[str, str]:
+        """Stop instances in order, publishers before their subscribers; they stay stopped. Returns how each ended.
+
+        Args:
+            safe: they run their `ether_safe` hooks as they end; where one cannot, another object of its class does.
+
+        Raises:
+            SessionError: one of them cannot be stopped; then none is.
+        """
+        with self._ordering:
+            self._check_known(names)
+            without = [name for name in names if safe and not self._knows_safety(name)]
+            if without:
+                raise SessionError(f"{', '.join(without)}: no method is marked @ether_safe; stop without it")
+            running = [name for name in names if name in self._by_hand or not self._child(name).ended.is_set()]
+            found = dict.fromkeys(names, "stopped")
+            for group in self._stop_order(running):
+                found |= self._stop_now(group, safe)
+            for name in names:
+                if safe and name not in running:
+                    self._make_safe(self._child(name))
+            if unsafe := [self._unsafe[name] for name in names if safe and name in self._unsafe]:
+                raise SessionError("\n".join(unsafe))
+            return found
+
+    def restart(self, names: list[str]) -> dict[str, str]:
+        """Stop instances in order and start them anew; return when they are ready."""
+        with self._ordering:
+            by_hand = [name for name in names if name in self._by_hand]
+            if by_hand:
+                raise SessionError(f"{', '.join(by_hand)}: added by a script, which alone can renew it")
+            self.stop(names)
+            self.launch(names)
+            return dict.fromkeys(names, "ready")
+
+    def _check_known(self, names: list[str]) -> None:
+        known = [*self.config.named(), *self._by_hand]
         for name in names:
-            if name not in declared:
-                raise SessionError(f"no instance {name!r} is declared; there are {', '.join(declared) or 'none'}")
-            child = self._supervisor.children.get(name)
-            # One that has just exited is told of before it counts as ended.
-            if child is not None and not child.ended.wait(0.0 if child.alive else 2.0):
-                raise SessionError(f"{name} runs already")
-        self.client.echo()  # what was said of the former process has come then
-        self._failures.clear()
-        for name in names:
-            self.client.statuses.pop(name, None)
-            child = self._spawn(name, declared[name][1])
-            self._supervisor.give_orders(child, self._orders(name, *declared[name], url=self._url))
-        self._await_ready(names)
+            if name == "recorder":
+                raise SessionError("the recorder ends with its session, by `ether down`")
+            if name not in known:
+                raise SessionError(f"the session has no instance {name!r}{suggest(name, known)}")
+
+    def _child(self, name: str) -> Child:
+        """Return the process of an instance; of one that was never started, one that has ended."""
+        child = self._supervisor.children.get(name)
+        if child is None:
+            child = Child(name, "", self._orders(name, *self.config.named()[name], url=self._url))
+            child.ended.set()
+        return child
+
+    def _knows_safety(self, name: str) -> bool:
+        if name in self._by_hand:
+            return bool(self._by_hand[name][0].component.hooks("safe"))
+        return self._child(name).name in self._safe_within
+
+    def _stop_now(self, names: list[str], safe: bool) -> dict[str, str]:
+        """Tell a group to stop; those that do not within the session's time are killed, and then made safe."""
+        budget = self.config.session.stop_timeout
+        hands = {name: self._by_hand[name][0] for name in names if name in self._by_hand}
+        children = [self._supervisor.children[name] for name in names if name not in hands]
+        for instance in hands.values():
+            instance.stop(safe=safe)
+        for child in children:
+            self._supervisor.expect_end(child)
+            self._tell_to_stop(child, safe)
+        deadline = clock.monotonic() + budget + 2.0
+        found = {}
+        for child in children:
+            while not child.ended.wait(min(_STOP_AGAIN_S, max(0.1, deadline - clock.monotonic()))):
+                if clock.monotonic() >= deadline:
+                    break
+                self._tell_to_stop(child, safe)
+            if not self._supervisor.end(child):
+                child.ended.wait(self._safe_within.get(child.name, 0.0) + 2.0)
+                found[child.name] = f"did not finish within {budget:g} s: {child.exit or 'still there'}"
+            elif child.exit in ("", "exit code 0", "killed by SIGTERM"):
+                found[child.name] = "stopped"
+            else:
+                found[child.name] = f"stopped ({child.exit})"
+            self._endings[child.name] = found[child.name]
+        self._stop_by_hand(list(hands), budget)
+        for name, instance in hands.items():
+            found[name] = self._endings[name]
+            if instance.unsafe:
+                self._unsafe[name] = f"{name} could not be brought to a safe state: look after the hardware"
+        return found
+
+    def _tell_to_stop(self, child: Child, safe: bool) -> None:
+        status = self.client.statuses.get(child.name)
+        if status is not None and status.state in _AT_WORK and self.client.connection.connected:
+            self.client.command(child.name, "stop", safe=safe)
+        elif child.popen is not None:  # it does not listen (yet)
+            child.popen.terminate()
 
     def add(self, target: Any, name: str) -> None:
         """Make an object of this process an instance, with a thread that runs its handlers."""
@@ -608,6 +729,25 @@ class Host:
         """Return what the supervisor sees of each child, by name."""
         return {name: str(child.state) for name, child in self._supervisor.children.items()}
 
+    def processes(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of each process of the session, and of the instances that have none yet."""
+        named = self.config.named()
+        found: dict[str, dict[str, Any]] = {
+            name: {"state": "stopped", "autorun": each.autorun} for name, (_, each) in named.items()
+        }
+        for name, child in self._supervisor.children.items():
+            found[name] = child.facts()
+        for name in self._by_hand:
+            found[name] = {"state": "running", "pid": os.getpid()}
+        found["session"] = {"state": "running", "pid": os.getpid(), "since": self._since}
+        if isinstance(self._broker, brokers.ChildBroker):
+            popen = self._broker.process
+            found["broker"] = {
+                "state": "running" if popen is not None and popen.poll() is None else "exited",
+                "pid": popen.pid if popen is not None else None, "restarts": self._broker_restarts,
+            }  # fmt: skip
+        return found
+
     def _receive(self, message: Message, _receipt: Receipt | None) -> None:
         for sender in self._for_the_dead:
             sender.hear(message)
@@ -619,12 +759,61 @@ class Host:
         if self.client.take(message):
             return
         reserved = topics.parse(message.topic)
-        if reserved is not None and reserved.kind == "command" and reserved.name == "session":
-            if reserved.verb == "stop":
-                self.on_stop_asked()
-            elif reserved.verb == "launch":
-                fields, _ = codecs.decode(message.payload)
-                threading.Thread(target=self._launch_asked, args=(str(fields.get("name")),)).start()
+        if reserved is None or reserved.name != "session" or reserved.kind not in ("command", "call"):
+            return
+        try:
+            fields = codecs.decode(message.payload)[0]
+        except PayloadError as exc:
+            logger.warning("session: message on %r rejected: %s", message.topic, exc)
+            return
+        if reserved.kind == "command" and reserved.verb == "stop" and "names" not in fields:
+            self.on_stop_asked()
+        else:
+            asked = str(fields.get("id", ""))
+            if asked and asked in self._answers:  # asked again: done once
+                self._reply(fields, self._answers[asked])
+                return
+            self._answers[asked] = b""
+            while len(self._answers) > _ANSWERS_KEPT:
+                self._answers.popitem(last=False)
+            threading.Thread(target=self._obey, args=(reserved, fields), name=reserved.verb, daemon=True).start()
+
+    def _obey(self, order: topics.Reserved, fields: dict[str, Any]) -> None:
+        """Carry out an order, or answer a question, and tell whoever asked."""
+        try:
+            answer = {"status": "success", "result": self._carry_out(order, fields)}
+        except EtherError as exc:
+            logger.error("%s: %s", order.verb, exc)
+            answer = {"status": "error", "error": str(exc), "type": type(exc).__name__}
+        payload = codecs.encode({"id": fields.get("id"), **answer})
+        self._answers[str(fields.get("id", ""))] = payload
+        self._reply(fields, payload)
+
+    def _carry_out(self, order: topics.Reserved, fields: dict[str, Any]) -> Any:
+        if order.kind == "call":
+            return self.processes()
+        given = fields.get("names", fields.get("name"))
+        names = [given] if isinstance(given, str) else given
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise SessionError(f"{order.verb}: `names` is to be a list of instances, got {given!r}")
+        if order.verb == "stop":
+            return self.stop(names, fields.get("safe") is True)
+        if order.verb == "restart":
+            return self.restart(names)
+        if order.verb == "launch":
+            return self.launch(names)
+        raise SessionError(f"unknown order {order.verb!r}; known: stop, restart, launch")
+
+    def _reply(self, fields: dict[str, Any], payload: bytes) -> None:
+        reply_to = str(fields.get("reply_to", ""))
+        connection = self.client.connection
+        if (
+            payload
+            and reply_to.startswith(topics.reply(""))
+            and not topics.is_filter(reply_to)
+            and connection.connected
+        ):
+            connection.publish(reply_to, payload, 1)
 
     def preflight(self, timeout: float) -> None:
         """Wait until every expected stream comes as it should; PreflightError names those that do not."""
@@ -682,12 +871,6 @@ class Host:
                 return
             del self._unstored[identity]
 
-    def _launch_asked(self, name: str) -> None:
-        try:
-            self.launch([name])
-        except EtherError as exc:
-            logger.error("launch of %s: %s", name, exc)
-
     def _status_changed(self, name: str, status: Status | None) -> None:
         if status is not None and status.state is State.LOST:
             self.client.abandon_runs(name)
@@ -699,8 +882,8 @@ class Host:
                 self._failures[name] = status.detail.rstrip()
 
     def _child_ended(self, child: Child) -> None:
-        """A child ended and nobody had told it to: say so to everybody."""
-        logger.error("%s: ended unexpectedly: %s", child.name, child.exit)
+        """A child ended and nobody had told it to, or had to be killed: say so to everybody."""
+        logger.error("%s: ended %s: %s", child.name, "badly" if child.halt.is_set() else "unexpectedly", child.exit)
         self._failures.setdefault(child.name, f"ended: {child.exit}")
         self._endings[child.name] = child.exit
         if not self._closing.is_set():  # else what it left on the broker is cleared in a moment
@@ -724,6 +907,7 @@ class Host:
 
     def _make_safe(self, child: Child) -> None:
         """Have a new object of the class run its `ether_safe` hooks in a process of its own; the lost one cannot."""
+        self._unsafe.pop(child.name, None)
         within = self._safe_within.get(child.name)
         if within is None:
             return
@@ -740,8 +924,10 @@ class Host:
             popen.kill()
             popen.communicate()
         if why:
-            self._problems.append(f"{child.name} could not be brought to a safe state ({why}): look after the hardware")
-            logger.critical("%s", self._problems[-1])
+            problem = f"{child.name} could not be brought to a safe state ({why}): look after the hardware"
+            self._unsafe[child.name] = problem
+            self._problems.append(problem)
+            logger.critical("%s", problem)
         else:
             logger.warning("%s: the hardware was brought to a safe state", child.name)
 
@@ -774,8 +960,9 @@ class Host:
             self._stop_by_hand(list(self._by_hand), budget)
         for name in self._supervisor.close(2.0, told):
             self._problems.append(f"{name} did not stop by itself and was killed")
-        for name, within in self._safe_within.items():
-            self._supervisor.children[name].ended.wait(within + 2.0)
+        for name, child in self._supervisor.children.items():
+            if name in self._safe_within:
+                child.ended.wait(self._safe_within[name] + 2.0)
         statuses = dict(self.client.statuses)
         self._clear_retained()
         self._release()

@@ -109,6 +109,9 @@ class Instance:
         self.take_first: Callable[[Message], bool] = lambda message: False
         """Asked first about each message, in the network thread; True if it is settled."""
         self.restart_asked = False
+        self.unsafe = False
+        """Whether it was to stop safely and one of its `ether_safe` hooks failed."""
+        self._safe_asked = False
         self._args = dict(zip(parameter_names(component.cls), args, strict=False))
         self._kwargs = kwargs or {}
         self._drain_timeout = drain_timeout
@@ -214,8 +217,14 @@ class Instance:
         finally:
             self.release()
 
-    def stop(self, reason: str = "") -> None:
-        """Stop in order, soon: what was delivered before is handled, then save_all, cleanup and shutdown run."""
+    def stop(self, reason: str = "", safe: bool = False) -> None:
+        """Stop in order, soon: what was delivered before is handled, then save_all, cleanup and shutdown run.
+
+        Args:
+            reason: for the log.
+            safe: the `ether_safe` hooks run first of all hooks; `unsafe` then tells whether one failed.
+        """
+        self._safe_asked = self._safe_asked or safe
         if self._stop_by is None:
             self._accepting = False
             self._stop_by = clock.monotonic() + self._drain_timeout
@@ -375,6 +384,8 @@ class Instance:
                 close()
         for thread in self._background:
             thread.join(max(0.1, (self._stop_by or 0) - clock.monotonic()))
+        if self._safe_asked:  # after the last message, which might have switched something on
+            self.unsafe = not self._run_hooks("safe")
         for verb in ("save_all", "cleanup", "shutdown"):
             self._run_hooks(verb)
         self._flush_batches(only_due=False)
@@ -472,7 +483,7 @@ class Instance:
     def _command(self, verb: str, payload: bytes) -> None:
         if verb in ("stop", "restart"):
             self.restart_asked = verb == "restart"
-            self.stop(f"told to {verb}")
+            self.stop(f"told to {verb}", _asks_safety(payload))
         elif verb == "start":
             self._put(self._start)
         elif verb == "ping":
@@ -828,6 +839,14 @@ def make_safe(component: Component, target: Any) -> None:
             failed = True
     if failed:
         raise SystemExit(1)
+
+
+def _asks_safety(payload: bytes) -> bool:
+    """Return whether a command to stop says ``"safe": true``."""
+    try:
+        return codecs.decode(payload)[0].get("safe") is True
+    except PayloadError:
+        return False
 
 
 def _described(message: Message) -> str:

@@ -268,12 +268,70 @@ class Ether:
         add(owner, target, name or type(target).__name__.lower())
         return target
 
-    def launch(self, name: str) -> None:
-        """Start an instance that was declared with ``autorun: false`` (or has ended), and wait until it is ready."""
-        self._need()
-        if self._host is None:
-            raise SessionError("only the process that began the session can launch its instances")
-        self._host.launch([name])
+    def launch(self, *names: str, timeout: float = 60.0) -> None:
+        """Start instances that were declared with ``autorun: false`` or have ended; returns when all are ready.
+
+        Args:
+            timeout: seconds to wait where another process began the session.
+
+        Raises:
+            StartError: one did not become ready; a CallError that says so where another process began the session.
+            SessionError: no such instance, or it runs.
+        """
+        client = self._need()
+        if self._host is not None:
+            self._host.launch(list(names))
+        else:
+            client.order("session", "launch", timeout, names=list(names))
+
+    def stop(self, *names: str, safe: bool = False, timeout: float = 60.0) -> dict[str, str]:
+        """Stop instances in order; they stay stopped, whatever their restart policy. Returns name to how each ended.
+
+        Args:
+            safe: each runs its `ether_safe` hooks as it ends; where it cannot, another object of its class does.
+            timeout: seconds to wait where another process began the session.
+
+        Raises:
+            SessionError: no such instance, or with `safe` one without such a hook; then none is stopped.
+        """
+        return self._order("stop", names, timeout, safe=safe)
+
+    def restart(self, *names: str, timeout: float = 60.0) -> dict[str, str]:
+        """Stop instances in order and start them anew; returns when all are ready. Raises as `stop` and `launch`."""
+        return self._order("restart", names, timeout)
+
+    def _order(self, verb: str, names: tuple[str, ...], timeout: float, **options: bool) -> dict[str, str]:
+        client = self._need()
+        host = self._host
+        if host is not None:
+            return host.stop(list(names), **options) if verb == "stop" else host.restart(list(names))
+        supervised = self.processes()
+        others = [name for name in names if name not in supervised and name in client.statuses]
+        ours = [name for name in names if name not in others]
+        found: dict[str, str] = {}
+        if ours:
+            found = client.order("session", verb, timeout, names=ours, **options)
+        for name in others:  # a device, or an instance of a script that has joined
+            found[name] = client.tell(name, verb, timeout, **options)
+        return found
+
+    def processes(self) -> dict[str, dict[str, Any]]:
+        """Return what the session's supervisor knows of its processes, by name; empty where nobody hosts a session.
+
+        ``state``, ``pid``, ``exit``, ``last_lines`` of stderr, ``since``, ``restarts``, ``restart`` (the policy),
+        ``again_at``; also for instances that are declared and were never started.
+        """
+        from ether.client import PROCESSES
+
+        client = self._need()
+        if self._host is not None:
+            return self._host.processes()
+        client.watch()
+        about = client.abouts.get("session")
+        if about is None or PROCESSES not in about.calls:
+            return {}
+        found: dict[str, dict[str, Any]] = client.request("session", PROCESSES)
+        return found
 
     def instances(self) -> dict[str, InstanceInfo]:
         """Return what is known of every instance, of the recorder and of the session, by name."""
@@ -664,6 +722,8 @@ def main() -> None:
         instance.start()
     instance.run()
     instance.close(client.last_numbers())
+    if instance.unsafe:
+        raise SystemExit(1)  # the supervisor then has another object of the class do it
     if instance.restart_asked:
         raise SystemExit(process.RESTART_CODE)
 

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 _LAST_LINES = 20
 _LAST_WORDS_S = 0.05
 """So long the end of a dead child's stderr is waited for: a process it started may hold it open."""
+_SIGNAL_S = 3.0
+"""So long a child may take to end after a signal."""
 
 
 class ProcessState(StrEnum):
@@ -87,6 +89,23 @@ class Child:
     ended: threading.Event = field(default_factory=threading.Event)
     """Set when it has ended and is not started again."""
     restarts: deque[float] = field(default_factory=deque)
+    """When it was started again lately."""
+    restarted: int = 0
+    """How often it was started again in all."""
+    since: float = 0.0
+    """Unix time of its last start."""
+    again_at: float | None = None
+    """Unix time of its next start, while it waits for that."""
+    halt: threading.Event = field(default_factory=threading.Event)
+    """Set when it is to end, and not to be started again."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known of the process, as `Host.processes` tells it."""
+        return {
+            "state": str(self.state), "pid": self.popen.pid if self.alive and self.popen else None, "exit": self.exit,
+            "last_lines": list(self.last_lines), "since": self.since, "restarts": self.restarted,
+            "restart": self.restart.policy, "again_at": self.again_at,
+        }  # fmt: skip
 
     @property
     def alive(self) -> bool:
@@ -106,7 +125,6 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self._on_exit = on_exit
         self._on_gone = on_gone
-        self._closing = threading.Event()
 
     def spawn(self, name: str, module: str, restart: Restart | None = None) -> Child:
         """Start a child that waits for its orders."""
@@ -125,8 +143,21 @@ class Supervisor:
         threading.Thread(target=self._watch, args=(child,), name=f"watch {child.name}", daemon=True).start()
 
     def expect_end(self, child: Child) -> None:
-        """From now on the end of a child is no failure."""
-        child.state = ProcessState.STOPPING
+        """From now on the end of a child is no failure, and it is not started again."""
+        if child.alive:
+            child.state = ProcessState.STOPPING
+        child.halt.set()
+
+    def end(self, child: Child) -> bool:
+        """End a child that was told to stop and has not, by SIGTERM, then SIGKILL; True if it had ended by itself."""
+        if child.ended.is_set():
+            return True
+        for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+            if child.popen is not None:
+                child.popen.send_signal(number)
+            if child.ended.wait(_SIGNAL_S):
+                break
+        return False
 
     def close(self, timeout: float, told: bool = True) -> list[str]:
         """End what still runs. Returns the names that had to be killed.
@@ -138,7 +169,8 @@ class Supervisor:
             timeout: seconds.
             told: False where what they were told may not have reached them: SIGTERM comes at once.
         """
-        self._closing.set()
+        for child in self.children.values():
+            child.halt.set()
         deadline = clock.monotonic() + timeout
         for child in self.children.values():
             if told and child.alive and child.state is ProcessState.STOPPING:
@@ -164,6 +196,7 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         child.state = ProcessState.STARTING
         child.last_lines.clear()
+        child.since, child.again_at = clock.now(), None
         child.popen = process.spawn(child.module, child.name, heard=True)
         child.hearing = threading.Thread(target=_pass_on, args=(child,), name=f"stderr {child.name}", daemon=True)
         child.hearing.start()
@@ -172,21 +205,28 @@ class Supervisor:
         """Wait for the end of a child, tell, and start it again where its policy says so."""
         while True:
             assert child.popen is not None
-            child.state = ProcessState.RUNNING
+            if child.halt.is_set():  # told to end while it was being started again
+                child.popen.terminate()
+            else:
+                child.state = ProcessState.RUNNING
             code = child.popen.wait()
             _close_quietly(child.popen)
             child.exit = how(code)
             if child.hearing is not None:
                 child.hearing.join(_LAST_WORDS_S)
-            expected = child.state is ProcessState.STOPPING or self._closing.is_set()
+            expected = child.halt.is_set()
             child.state = ProcessState.EXITED
             if code != process.RESTART_CODE and (not expected or code not in (0, -signal.SIGTERM)):
                 self._on_exit(child)
             if expected or not self._shall_restart(child, code):
+                told = child.halt.is_set()
+                if told:
+                    child.state, child.again_at = ProcessState.STOPPED, None
                 child.ended.set()
-                if not expected and code != 0 and not self._closing.is_set():
+                if not told and code != 0:
                     self._on_gone(child)
                 return
+            child.restarted += 1
             self._start(child)
             assert child.popen is not None
             try:
@@ -207,11 +247,10 @@ class Supervisor:
                 child.state = ProcessState.FATAL
                 child.exit += f"; ended {policy.max + 1} times within {policy.within_s:g} s, and is not started again"
                 return False
-            child.state = ProcessState.BACKOFF
+            child.state, child.again_at = ProcessState.BACKOFF, clock.now() + wait
             logger.warning("%s: %s; starting it again in %.1f s", child.name, child.exit, wait)
-            if self._closing.wait(wait):
-                return False
-        return not self._closing.is_set()
+            child.halt.wait(wait)
+        return not child.halt.is_set()
 
 
 def _pass_on(child: Child) -> None:

@@ -23,6 +23,7 @@ from ether.cli import (
     export,
     info,
     init,
+    instances,
     output,
     plot,
     ps,
@@ -56,6 +57,9 @@ app.command("init")(init.init)
 app.command("check")(check.check)
 app.command("up")(up.up)
 app.command("down")(down.down)
+app.command("start")(instances.start)
+app.command("stop")(instances.stop)
+app.command("restart")(instances.restart)
 app.command("ps")(ps.ps)
 app.command("status")(status.status)
 app.add_typer(topic.app, name="topic")

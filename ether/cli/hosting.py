@@ -158,7 +158,7 @@ def _snapshot(ether: Any, total: int, elapsed_s: float) -> Snapshot:
         total,
         elapsed_s,
         states={
-            name: instance.process if instance.process in ("exited", "fatal") else str(instance.state)
+            name: instance.process if instance.process in ("exited", "fatal", "stopped") else str(instance.state)
             for name, instance in sorted(found.items())
         },
         details={name: (instance.detail or "").strip().partition("\n")[0] for name, instance in found.items()},

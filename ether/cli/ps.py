@@ -7,8 +7,9 @@ from typing import Any
 from ether.cli import output
 from ether.cli.arguments import AsJson
 from ether.cli.joined import joined
+from ether.errors import CallError
 
-__all__ = ["ps", "rows"]
+__all__ = ["known_processes", "ps", "rows"]
 
 
 def ps(json: AsJson = False) -> None:
@@ -31,19 +32,35 @@ def ps(json: AsJson = False) -> None:
 
 def rows(ether: Any) -> list[dict[str, Any]]:
     """Return what is known of every instance, by name; the session itself is none."""
-    return [_as_row(instance) for name, instance in sorted(ether.instances().items()) if name != "session"]
+    processes = known_processes(ether)
+    return [
+        _as_row(instance, processes.get(name, {}))
+        for name, instance in sorted(ether.instances().items())
+        if name != "session"
+    ]
 
 
 _LEVELS = {"disk": "L3", "memory": "L2"}
 """Where an instance keeps what is not recorded yet, and what that guarantees."""
 
 
-def _as_row(instance: Any) -> dict[str, Any]:
+def known_processes(ether: Any) -> dict[str, dict[str, Any]]:
+    """Return `Ether.processes`; nothing, with a warning, where the session's own process does not answer."""
+    try:
+        found: dict[str, dict[str, Any]] = ether.processes()
+    except CallError as exc:
+        output.complain(f"the session's process does not answer ({exc})")
+        return {}
+    return found
+
+
+def _as_row(instance: Any, process: dict[str, Any]) -> dict[str, Any]:
     """Return what is known of one instance as JSON-able fields."""
     return {
         "name": instance.name,
         "state": str(instance.state),
-        "process": str(instance.process or ""),
+        "process": process.get("state", ""),
+        "restarts": process.get("restarts"),
         "class": instance.class_name,
         "host": instance.host,
         "pid": instance.pid,

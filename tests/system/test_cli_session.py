@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 COMMAND = [sys.executable, "-W", "error", "-m", "ether.cli"]
 
 
@@ -131,6 +131,20 @@ def running(new_bench: Callable[[], Bench]) -> Bench:
 
 
 # ---------------------------------------------------------------- beside a running session
+
+
+@pytest.mark.timeout(240)
+def test_instances_stop_start_and_restart_from_outside(running: Bench) -> None:
+    def known() -> tuple[str, str]:
+        row = next(row for row in running.rows("ps") if row["name"] == "controller")
+        return row["state"], row["process"]
+
+    assert running.run("stop", "controller") == "controller: stopped\n"
+    assert known() == ("disconnected", "stopped")
+    assert running.run("start", "controller") == "controller: ready\n"
+    assert running.run("restart", "controller", "sensor") == "controller: ready\nsensor: ready\n"
+    assert known() == ("ready", "running")
+    assert "no instance 'sensr'; did you mean `sensor`?" in running.run("stop", "sensr", code=1)
 
 
 def test_ps_lists_the_instances(running: Bench) -> None:

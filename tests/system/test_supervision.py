@@ -11,7 +11,7 @@ from typing import Any
 import psutil
 import pytest
 
-from ether.errors import PreflightError
+from ether.errors import PreflightError, SessionError
 from ether.recorder.verify import verify
 
 pytestmark = pytest.mark.timeout(120)
@@ -213,3 +213,91 @@ def test_a_required_stream_that_never_came_is_a_problem_of_the_session(ether):
     ether.start()
 
     assert ether.shutdown().problems == ("lab/gas is required, and nothing came",)
+
+
+def test_what_is_stopped_stays_stopped_whatever_its_policy_and_starts_again_when_told(ether, until):
+    ether.tap(_config(echo={"class_path": "lab_parts.Echo", "restart": "always"}))
+    before = ether.get("echo", "where")["pid"]
+
+    assert ether.stop("echo") == {"echo": "stopped"}
+
+    assert ether.instances()["echo"].process == "stopped"
+    assert ether.processes()["echo"]["restarts"] == 0
+    until(lambda: ether.instances()["echo"].state == "disconnected")
+    assert ether.stop("echo") == {"echo": "stopped"}, "once more does no harm"
+    ether.launch("echo")
+    assert ether.get("echo", "where")["pid"] != before
+    assert ether.stop("echo") == {"echo": "stopped"}
+    assert ether.shutdown().instances["echo"] == "stopped"
+
+
+def test_what_waits_for_another_start_can_be_stopped(ether, until):
+    looping = {"class_path": "lab_parts.DiesAtStart", "restart": {"policy": "always", "backoff": ["60s", "60s"]}}
+    ether.tap(_config(looping=looping))
+    ether.start()
+    until(lambda: ether.instances()["looping"].process == "backoff", 30.0)
+
+    ether.stop("looping")
+
+    assert ether.processes()["looping"]["state"] == "stopped"
+
+
+def test_a_restart_ends_in_order_and_begins_with_init_and_start(ether, workdir, until):
+    ether.tap(_config(diary={"class_path": "lab_parts.Diary", "args": [str(workdir / "diary")]}))
+    ether.start()
+    until(lambda: "start" in (workdir / "diary").read_text().splitlines())
+
+    assert ether.restart("diary") == {"diary": "ready"}
+
+    once = ["constructed", "init", "start"]
+    until(lambda: (workdir / "diary").read_text().split() == [*once, "save_all", "cleanup", "shutdown", *once], 20.0)
+
+
+def test_a_stop_brings_the_hardware_to_a_safe_state_by_the_object_itself(ether, workdir):
+    ether.tap(_config(heater=_heater(workdir)))
+    ether.get("heater", "pid")
+    ether.pub({"seconds": 0.0}, "heat")
+
+    assert ether.stop("heater", safe=True) == {"heater": "stopped"}
+
+    assert _hardware(workdir) == "off"
+
+
+def test_a_stop_brings_the_hardware_of_what_hangs_to_a_safe_state_all_the_same(ether, workdir, until):
+    config = _config(heater=_heater(workdir))
+    config["session"]["stop_timeout"] = "200ms"
+    ether.tap(config)
+    ether.pub({"seconds": 60.0}, "heat")
+    until(lambda: _hardware(workdir) == "on")
+
+    ending = ether.stop("heater", safe=True)["heater"]
+
+    assert ending == "did not finish within 0.2 s: killed by SIGKILL"
+    assert _hardware(workdir) == "off"
+    assert ether.processes()["heater"]["state"] == "stopped"
+
+
+def test_hardware_of_what_runs_no_more_can_be_made_safe(ether, workdir):
+    ether.tap(_config(heater=_heater(workdir) | {"autorun": False}))
+
+    ether.stop("heater", safe=True)
+
+    assert _hardware(workdir) == "off"
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["eco"], "the session has no instance 'eco'; did you mean `echo`?"),
+        (["recorder"], "the recorder ends with its session, by `ether down`"),
+        (["echo"], "echo: no method is marked @ether_safe; stop without it"),
+    ],
+)
+def test_a_stop_that_cannot_be_says_why_and_stops_nothing(ether, names, said):
+    ether.tap(_config(echo={"class_path": "lab_parts.Echo"}))
+
+    with pytest.raises(SessionError) as caught:
+        ether.stop(*names, safe=True)
+
+    assert str(caught.value) == said
+    assert ether.get("echo", "where")["word"] == "hello"

@@ -45,6 +45,7 @@ __all__ = ["Component", "Input", "Method", "Output", "Parameters", "bind", "chec
 _UNBUILDABLE = (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, TypeError, NameError)
 _STREAMS = (Iterator, Iterable, Generator, AsyncIterator, AsyncIterable, AsyncGenerator)
 _EMPTY = inspect.Parameter.empty
+_JSON_TYPES: dict[Any, str] = {float: "number", int: "integer", bool: "boolean", str: "string"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ class Output:
     batch_count: int | None
     batch_s: float | None
     unit: Mapping[str, str]
+    range: tuple[float, float] | None
+    type: str | None
+    keep: str
     description: str
 
 
@@ -71,6 +75,8 @@ class Input:
     policy: Policy
     queue: int
     """How many messages may wait; of no meaning to ``latest``."""
+    type: str | None
+    """The value's, where the mark says it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,7 @@ class Component:
         for method in self.methods.values():
             for each in method.inputs:
                 entry = found.setdefault(each.topic_filter, {"fields": {}, "methods": []})
-                entry["fields"] |= method.parameters.schema()
+                entry["fields"] |= {"value": {"type": each.type}} if each.type else method.parameters.schema()
                 entry["methods"].append(method.name)
         return found
 
@@ -242,7 +248,9 @@ def _read_input(topic_filter: str, mark: Subscribe) -> Input:
         raise ComponentError("policy='latest' keeps one message of each topic; drop queue=")
     if mark.queue is not None and (not isinstance(mark.queue, int) or isinstance(mark.queue, bool) or mark.queue < 1):
         raise ComponentError(f"queue={mark.queue!r}: a number of messages, 1 or more")
-    return Input(topics.check_filter(topic_filter), qos, cast("Policy", policy), mark.queue or QUEUE)
+    return Input(
+        topics.check_filter(topic_filter), qos, cast("Policy", policy), mark.queue or QUEUE, _json_type(mark.type)
+    )
 
 
 def _read_output(owner: str, name: str, mark: Publish, parameters: Parameters) -> Output:
@@ -257,7 +265,19 @@ def _read_output(owner: str, name: str, mark: Publish, parameters: Parameters) -
         raise ComponentError(f"batch={count}: a batch holds at least one reading")
     span = clock.seconds(mark.batch) if mark.batch is not None and count is None else None
     unit = {"value": mark.unit} if isinstance(mark.unit, str) else dict(mark.unit or {})
-    return Output(topic, _check_qos(mark.qos), mark.retain, every, count, span, unit, mark.description)
+    if mark.keep not in ("all", "last", "none"):
+        raise ComponentError(f"keep={mark.keep!r}: 'all', 'last' or 'none'")
+    if mark.range is not None and (len(mark.range) != 2 or not mark.range[0] <= mark.range[1]):
+        raise ComponentError(f"range={mark.range!r}: the lowest and the highest value")
+    return Output(
+        topic, _check_qos(mark.qos), mark.retain, every, count, span, unit, mark.range, _json_type(mark.type),
+        mark.keep, mark.description,
+    )  # fmt: skip
+
+
+def _json_type(given: Any) -> str | None:
+    """Return JSON's name of the type that a mark gives."""
+    return None if given is None else _JSON_TYPES.get(given, str(given))
 
 
 def _check_qos(qos: Any) -> int:
@@ -352,8 +372,13 @@ def _inline(node: Any, definitions: Mapping[str, Any], depth: int) -> Any:
 
 def _with_units(schema: Mapping[str, Any], output: Output) -> dict[str, Any]:
     fields = {name: dict(fragment) for name, fragment in schema.items()}
-    for name, unit in output.unit.items():
-        fields.setdefault(name, {})["unit"] = unit
+    for name in output.unit or ("value",):
+        if output.type:
+            fields.setdefault(name, {}).setdefault("type", output.type)
+        if name in output.unit:
+            fields.setdefault(name, {})["unit"] = output.unit[name]
+        if output.range:
+            fields.setdefault(name, {})["range"] = list(output.range)
     return fields
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 __all__ = [
     "HOOKS",
@@ -53,6 +53,12 @@ class Publish:
     retain: bool = False
     unit: str | Mapping[str, str] | None = None
     """Unit of the value, or field name to unit."""
+    range: tuple[float, float] | None = None
+    """What the value may be, for the description."""
+    type: Any = None
+    """As of `Subscribe`."""
+    keep: str = "all"
+    """``all``: until it is recorded; ``last`` or ``none``: sent once."""
     description: str = ""
 
 
@@ -67,6 +73,8 @@ class Subscribe:
     """How many messages may wait; None: 1,000."""
     policy: str | None = None
     """What becomes of more; None: ``block`` at QoS 1 and 2, ``drop-oldest`` at QoS 0."""
+    type: Any = None
+    """Of the value, for the description, where there is no annotation: float, int, bool, str, or JSON's name of it."""
     description: str = ""
 
 
@@ -149,6 +157,9 @@ def ether_pub(
     qos: int = 1,
     retain: bool = False,
     unit: str | Mapping[str, str] | None = None,
+    range: tuple[float, float] | None = None,
+    type: Any = None,
+    keep: Literal["all", "last", "none"] = "all",
     description: str = "",
 ) -> Callable[[F], F]: ...
 def ether_pub(function: Any = None, /, **keywords: Any) -> Any:
@@ -162,6 +173,9 @@ def ether_pub(function: Any = None, /, **keywords: Any) -> Any:
         qos: 0, 1 or 2.
         retain: let the broker keep the last message for late subscribers.
         unit: of the value, or field name to unit; published in the description and stored with the data.
+        range: lowest and highest value, for the description.
+        type: of the value, for the description of a method without annotations: float, int, bool, str.
+        keep: ``all``: until it is recorded; ``last`` and ``none``: sent once, as devices with little memory do.
         description: one line for people.
 
     A generator publishes each item. The return annotation is the published schema, and is validated.
@@ -179,6 +193,7 @@ def ether_sub(
     qos: int = 1,
     queue: int | None = None,
     policy: str | None = None,
+    type: Any = None,
     description: str = "",
 ) -> Callable[[F], F]: ...
 def ether_sub(function: Any = None, /, **keywords: Any) -> Any:
@@ -193,6 +208,7 @@ def ether_sub(function: Any = None, /, **keywords: Any) -> Any:
             more until there is room (QoS 0 messages cannot wait there, and are dropped); ``drop-oldest``: they push
             out the oldest; ``latest``: only the newest message of each topic waits, ever. Default: ``block`` at QoS 1
             and 2, ``drop-oldest`` at QoS 0. What was dropped is counted in the status.
+        type: of the value, for the description of a method without annotations: float, int, bool, str.
         description: one line for people.
     """
     return _mark("ether_sub", function, keywords)

@@ -713,7 +713,7 @@ class Instance:
                 self._send(output, payload, number, 1)
 
     def _send(self, output: Output, payload: bytes, number: int, readings: int) -> None:
-        if self.member.outbox is not None:
+        if self.member.outbox is not None and output.keep == "all":
             self.member.outbox.keep(output.topic, number, readings, payload)
         self.member.counts["published"] += readings
         if not self.member.connection.publish(output.topic, payload, output.qos, output.retain):

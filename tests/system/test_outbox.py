@@ -223,6 +223,25 @@ def test_a_full_outbox_is_an_alarm_and_a_count_and_passes(ether, workdir, until)
     assert (tally.stored, tally.last) == (51, 50)
 
 
+class _Panel:
+    @ether_pub(topic="knob", keep="last")
+    def turn(self, angle: int) -> int:
+        return angle
+
+
+def test_what_is_not_to_be_kept_is_recorded_and_never_waits_in_the_outbox(ether, workdir):
+    ether.tap({"broker": "embedded"})
+    panel = ether.add(_Panel(), "panel")
+    panel.turn(5)
+    boxes = list(ether._host._by_hand["panel"][0].member.outbox._boxes)
+
+    summary = ether.shutdown()
+
+    assert boxes == []
+    (tally,) = [each for each in _proven(summary.recording).tallies if each.topic == "knob"]
+    assert (tally.stored, tally.last) == (1, 0)
+
+
 def test_other_components_never_see_what_is_sent_again(ether, workdir, broker_kind, until):
     ether.tap(_config(broker_kind, workdir))
     seen: list[int] = []

@@ -62,6 +62,8 @@ def _component(**methods):
         (ether_pub(every=1)(lambda self, x: 1), "is sampled every 1 s without arguments, but needs ['x']"),
         (ether_pub(batch=0)(lambda self: 1), "a batch holds at least one reading"),
         (ether_pub(qos=3)(lambda self: 1), "MQTT has 0, 1 and 2"),
+        (ether_pub(keep="some")(lambda self: 1), "keep='some': 'all', 'last' or 'none'"),
+        (ether_pub(range=(5, 1))(lambda self: 1), "range=(5, 1): the lowest and the highest value"),
         (ether_start(lambda self, x: 1), "runs at 'start' without arguments, but needs ['x']"),
     ],
 )
@@ -118,3 +120,28 @@ def test_the_description_has_fields_units_periods_and_parameters():
         "lab/set": {"fields": {"celsius": {"type": "number"}, "soft": {"type": "boolean"}}, "methods": ["set"]}
     }
     assert component.calls() == {"status": {"params": {"verbose": {"type": "boolean"}}, "kind": "get"}}
+
+
+def test_what_annotations_do_not_say_keywords_do():
+    class Bench:
+        @ether_pub(topic="lab/temp", unit="degC", range=(-40, 125), type=float)
+        def temperature(self): ...
+
+        @ether_pub(topic="lab/air", unit={"hum": "%", "co2": "ppm"}, range=(0, 100), type="integer")
+        def air(self): ...
+
+        @ether_sub(topic="lab/led", type=bool)
+        def led(self, on): ...
+
+    component = Component.of(Bench)
+
+    assert component.publishes() == {
+        "lab/temp": {"fields": {"value": {"type": "number", "unit": "degC", "range": [-40, 125]}}},
+        "lab/air": {
+            "fields": {
+                "hum": {"type": "integer", "unit": "%", "range": [0, 100]},
+                "co2": {"type": "integer", "unit": "ppm", "range": [0, 100]},
+            }
+        },
+    }
+    assert component.subscribes() == {"lab/led": {"fields": {"value": {"type": "boolean"}}, "methods": ["led"]}}

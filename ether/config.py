@@ -618,6 +618,10 @@ class Record(_Section):
         description="When to begin a new part: a size, a duration, both as a mapping, or `off`.",
     )
 
+    reserve: Size = Field(
+        default=256_000_000, description="With less of the disk free nothing more is stored; publishers keep it."
+    )
+
     def file_for(self, session: str, started: str) -> str:
         """Return the file name for this session name and start (``20260116-112842``)."""
         return self.file.format(session=session, started=started)

@@ -463,6 +463,7 @@ class Host:
             "file": str(path),
             "topics": record.topics,
             "exclude": record.exclude,
+            "reserve": record.reserve,
             "rotate": None if record.rotate is None else record.rotate.model_dump(),
             "session": {"id": self.id, "name": self.config.session.name, "started": self._since},
             "provenance": provenance,
@@ -1081,7 +1082,7 @@ class Host:
         # Not of a child that never got its orders: the name may be somebody else's.
         names = [*(name for name, child in self._supervisor.children.items() if child.orders), *self._endings]
         if self._member is not None:
-            for topic in (topics.SESSION, topics.RUN, topics.alarm("session")):
+            for topic in (topics.SESSION, topics.RUN, topics.alarm("session"), topics.alarm("recorder")):
                 connection.publish(topic, b"", 1, retain=True)
         for name in dict.fromkeys(names):
             for topic in (topics.status(name), topics.about(name)):

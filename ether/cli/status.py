@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ether.cli import output
 from ether.cli.arguments import AsJson
 from ether.cli.joined import joined
@@ -32,6 +34,7 @@ def status(json: AsJson = False) -> None:
         levels = ", ".join(f"{recorder[level]:,} at {level}" for level in _LEVELS if recorder.get(level))
         said = f"recorded   {recorder.get('recorded', 0):,}, lost {recorder.get('lost', 0):,}"
         output.line(f"{said} (readings: {levels})" if levels else said)
+        output.line(f"disk       {_disk(recorder)}")
     for alarm in info.get("alarms") or ():
         output.line(f"ALARM      {alarm.get('topic', '')}: {alarm.get('detail', '')}")
     if info.get("run"):
@@ -50,6 +53,16 @@ def status(json: AsJson = False) -> None:
             for row in found
         ],
     )
+
+
+def _disk(recorder: dict[str, Any]) -> str:
+    """Return what is left of the recorder's disk, for how long, and how it keeps up."""
+    found = f"{recorder.get('disk_free', 0) / 1e9:,.1f} GB free"
+    if left := recorder.get("disk_left_s"):
+        found += f", full in {left / 3600:,.1f} h at this rate"
+    if behind := recorder.get("behind_ms"):
+        found += f"; {behind / 1e3:.1f} s behind, {recorder.get('waiting_bytes', 0) / 1e6:,.1f} MB wait"
+    return found
 
 
 def _below(namespace: str | None) -> str:

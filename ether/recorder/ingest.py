@@ -30,6 +30,7 @@ from ether.member import Member, new_boot
 from ether.model import About, Envelope, Message, State
 from ether.mqtt import Receipt, Tls
 from ether.recorder.account import NOBODY, Account, numbering, readings_in
+from ether.recorder.disk import Disk
 from ether.recorder.entries import (
     ANSWERS_KEPT,
     DUP,
@@ -62,6 +63,10 @@ QUEUE_BYTES = 64 << 20
 """With so much waiting for the disk we stop reading from the broker; nothing is ever dropped."""
 CONFIRM_S = 0.2
 _RETRY_S = 0.5
+_PRESSURE_S = 10.0
+_SLOW_S = 1.0
+"""A disk that keeps messages waiting for longer is slow."""
+_DISK_S = 1.0
 _HOLE_S = 1.0
 _HOLES_SAID = 100
 _ORPHAN_S = 7.0
@@ -121,6 +126,7 @@ class Ingest:
         ping: called with topic and payload to ask a device what its clock shows.
         trouble: called with one line when the disk refuses, and with "" when it takes again.
         rotate: when a new part of the recording begins.
+        full: returns whether so little of the disk is left that nothing more is to be taken.
     """
 
     def __init__(
@@ -135,6 +141,7 @@ class Ingest:
         ping: Callable[[str, bytes], bool] = lambda topic, payload: False,
         trouble: Callable[[str], None] = lambda reason: None,
         rotate: Rotation = Rotation(),  # noqa: B008 - a tuple
+        full: Callable[[], bool] = lambda: False,
     ) -> None:
         self.wanted = wanted
         self.exclude = exclude
@@ -147,10 +154,15 @@ class Ingest:
         self.pings = Pings(ping, lambda sample: self.write(Kind.CLOCK, sample))
         self._trouble = trouble
         self._rotate = rotate
+        self._full = full
+        self._commit_s: deque[tuple[float, float]] = deque()
+        """When the last commits ended, and how long each took."""
         self._part = _Filled()
         self._journal: Journal | None = None
         self._queue: deque[Item | tuple[bytes, bytes]] = deque()
         self._queued_bytes = 0
+        self._waiting_since: float | None = None
+        """Since when the oldest message waits for the disk, about; on the monotonic clock."""
         self._change = threading.Condition()
         self._closing = False
         self._finished = False
@@ -226,6 +238,8 @@ class Ingest:
                 return  # not acknowledged: the broker and the publisher keep it
             self._queue.append(item)
             self._queued_bytes += len(item.payload) + _OVERHEAD
+            if self._waiting_since is None:
+                self._waiting_since = clock.monotonic()
             if len(self._queue) == 1 or self._queued_bytes >= COMMIT_BYTES:
                 self._change.notify_all()
 
@@ -284,6 +298,7 @@ class Ingest:
             self._send_answers()
             with self._change:
                 self._queued_bytes -= size
+                self._waiting_since = clock.monotonic() if self._queue else None
                 self._change.notify_all()
             self._confirm_changed()
             if self._stop_seen:
@@ -431,6 +446,18 @@ class Ingest:
             self._annotations.pop(next(iter(self._annotations)))
         return first
 
+    def pressure(self) -> dict[str, float]:
+        """Return how the disk keeps up: the longest commit of the last seconds, how long and how much waits for it."""
+        with self._change:
+            since, waiting = self._waiting_since, self._queued_bytes
+        longest = max((took for _, took in list(self._commit_s)), default=0.0)
+        behind = 0.0 if since is None else clock.monotonic() - since
+        return {
+            "commit_ms": round(1e3 * longest, 1),
+            "behind_ms": round(1e3 * behind) if behind > 2 * COMMIT_S else 0,
+            "waiting_bytes": waiting if behind > 2 * COMMIT_S else 0,
+        }
+
     def _send_answers(self) -> None:
         """Tell those who wait that their annotations are durable."""
         answers, self._answers = self._answers, []
@@ -482,7 +509,10 @@ class Ingest:
     def _commit(self) -> bool:
         """Make the batch durable, then acknowledge it; False where the disk refused, which is tried again."""
         assert self._journal is not None
+        started = clock.monotonic()
         try:
+            if self._full() and not self._closing:  # what is left is for the end, and for the file
+                raise JournalError(errno.ENOSPC, "the disk has no more than the reserve left")
             self._journal.commit()
         except JournalError as exc:
             if str(exc) != self._troubled:
@@ -492,6 +522,10 @@ class Ingest:
             with self._change:
                 self._change.wait(_RETRY_S)
             return False
+        ended = clock.monotonic()
+        self._commit_s.append((ended, ended - started))
+        while ended - self._commit_s[0][0] > _PRESSURE_S:
+            self._commit_s.popleft()
         receipts, self._receipts = self._receipts, []
         if receipts:
             self._acknowledge(receipts)
@@ -676,6 +710,11 @@ class Recorder:
         self.deadline: float | None = None
         self.reason = "stop"
         self._alarms: dict[str, str] = {}
+        self._warnings: dict[str, tuple[float, str]] = {}
+        """Kind to since when and what: all alarms, and what does not yet keep us from storing."""
+        self._disk_seen = 0.0
+        self._alarm_told = b""
+        self.disk = Disk(self.file.parent, int(given.get("reserve") or 0))
         self._finished = False
         boot = new_boot()
         tls = given.get("tls")
@@ -697,6 +736,7 @@ class Recorder:
             ping=self._publish_ping,
             trouble=lambda reason: self._set_alarm("disk", reason),
             rotate=Rotation(**self.given.get("rotate") or {}),
+            full=self._disk_is_full,
         )
         self.writer = WriterProcess(
             self.file, self.journal_folder, self.ingest.write, lambda reason: self._set_alarm("writer", reason),
@@ -722,6 +762,7 @@ class Recorder:
             while not self.stopping.wait(0.1):
                 self.writer.watch()
                 self.ingest.pings.send_due()
+                self._watch_disk()
             code = self._end()
         if code == 0:
             # Left by the sealer only where its removal was hindered; the content is proven to be in the file.
@@ -744,7 +785,9 @@ class Recorder:
         member.on_message = self.ingest.take
         member.on_up = self._came_up
         member.describe = lambda: {
-            **self.ingest.counts, **self.ingest.account.levels(), "writer_deaths": self.writer.deaths,
+            **self.ingest.counts, **self.ingest.account.levels(), **self.ingest.pressure(),
+            "writer_deaths": self.writer.deaths, "disk_free": self.disk.free,
+            "disk_left_s": round(self.disk.seconds_left or 0),
         }  # fmt: skip
         member.set_about(
             About(
@@ -765,6 +808,7 @@ class Recorder:
                 Kind.EVENT, {"level": "INFO", "message": "the broker holds no session of ours: a new subscription"}
             )
         self.ingest.confirm_again()
+        self._alarm_told = b"?"  # a broker that forgot, or one that kept what we said before we were killed
 
     def _publish_stored(self, name: str, content: dict[str, Any]) -> None:
         if self.member.connection.connected and all(ch.isalnum() or ch in "_-." for ch in name):
@@ -785,6 +829,46 @@ class Recorder:
             return self.member.connection.connected and self.member.connection.publish(topic, payload, 0)
         except EtherError:  # closed, or a stranger's name that is none
             return False
+
+    def _disk_is_full(self) -> bool:
+        self.disk.look()
+        return self.disk.full
+
+    def _watch_disk(self) -> None:
+        """Tell what is not as it should be of the disk, retained, for as long as it is so."""
+        now = clock.monotonic()
+        if now - self._disk_seen < _DISK_S:
+            return
+        self._disk_seen = now
+        self.disk.look()
+        pressure = self.ingest.pressure()
+        behind_s = max(pressure["behind_ms"], pressure["commit_ms"]) / 1e3
+        slow = ""
+        if behind_s > _SLOW_S and "disk" not in self._alarms:
+            waiting = pressure["waiting_bytes"] / 1e6
+            slow = f"{self.file.parent}: the disk takes up to {behind_s:.1f} s to store, {waiting:.1f} MB wait"
+        found = {"disk": self.disk.warning() or self._alarms.get("disk", ""), "slow": slow}
+        found["writer"] = self._alarms.get("writer", "")
+        for kind, detail in found.items():
+            since, before = self._warnings.get(kind, (clock.now(), ""))
+            if detail and not before:
+                logger.warning("recorder: %s", detail)
+            if detail:
+                self._warnings[kind] = since, detail
+            elif self._warnings.pop(kind, None) is not None:
+                logger.warning("recorder: the alarm about the %s is over, after %.0f s", kind, clock.now() - since)
+        self._tell_alarms()
+
+    def _tell_alarms(self) -> None:
+        alarms = [
+            {"topic": str(self.file), "kind": kind, "detail": detail, "since": since}
+            for kind, (since, detail) in sorted(self._warnings.items())
+        ]
+        payload = json.dumps({"alarms": alarms}).encode() if alarms else b""
+        if payload != self._alarm_told and self.member.connection.connected:
+            with contextlib.suppress(BrokerError):  # closed
+                self.member.connection.publish(topics.alarm(NAME), payload, 1, retain=True)
+                self._alarm_told = payload
 
     def _set_alarm(self, kind: str, reason: str) -> None:
         if reason:
@@ -850,6 +934,8 @@ class Recorder:
             if member.connection.connected:
                 detail = "" if code == 0 else f"not sealed; try `ether recover {self.file}`"
                 if code == 0:
+                    self._warnings.clear()
+                    self._tell_alarms()
                     member.connection.unsubscribe(topics.widest([*self.wanted, _RESERVED_FILTER]))
                 member.set_status(State.DISCONNECTED, detail)
             member.close(2.0)

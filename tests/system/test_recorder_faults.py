@@ -446,3 +446,47 @@ def test_a_full_disk_is_an_alarm_and_recording_resumes_by_itself(broker: str, sm
         assert (report.complete, report.tallies[0].stored) == (True, number)
     finally:
         bench.close()
+
+
+def test_below_the_reserve_publishers_keep_what_they_have_and_recording_resumes(broker: str, small_disk: Path) -> None:
+    bench = Bench(broker, small_disk)
+    alarms: list[list[dict[str, Any]]] = []
+    hear = bench.client.on_message
+
+    def listen(message: Message, receipt: Receipt | None) -> object:
+        if message.topic == topics.alarm("recorder"):
+            alarms.append(json.loads(message.payload)["alarms"] if message.payload else [])
+            return None
+        return hear(message, receipt)
+
+    bench.client.on_message = listen
+    bench.client.subscribe([topics.alarm("recorder")])
+    try:
+        bench.start(max_segment_bytes=1 << 20, reserve=64 << 20)
+        bench.publish("lab/oven", 0)
+        wait_for(lambda: bench.stored.get("oven", {}).get("lab/oven") == 0, "the first being stored")
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes(200 << 20))
+        number = 0
+        while bench.state() != "alert":
+            number += 1
+            bench.publish("lab/oven", number)
+            wait_for(
+                lambda n=number: bench.state() == "alert" or bench.stored["oven"]["lab/oven"] == n, "storing or alarm"
+            )
+        stored = bench.stored["oven"]["lab/oven"]
+        wait_for(lambda: alarms and alarms[-1], "the alarm", 30)
+
+        assert stored < number
+        assert "reserve" in bench.status["detail"]
+        assert [(each["kind"], "67.1 MB are kept as a reserve" in each["detail"]) for each in alarms[-1]] == [
+            ("disk", True)
+        ]
+        ballast.unlink()
+        wait_for(lambda: bench.stored["oven"]["lab/oven"] == number, "all being stored", 30)
+        wait_for(lambda: bench.state() == "ready" and alarms[-1] == [], "the alarm being over", 30)
+        assert bench.stop() == 0
+        report = verify(bench.file)
+        assert (report.complete, report.tallies[0].stored) == (True, number + 1)
+    finally:
+        bench.close()

@@ -88,6 +88,7 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
             "exclude": [],
             "file": "{session}-{started}.h5",
             "rotate": {"size": 2_000_000_000, "every": None},
+            "reserve": 256_000_000,
         },
         "registry": {
             "vendor.thermo.Incubator": {

@@ -257,3 +257,27 @@ def test_who_asks_from_a_number_on_is_not_told_of_holes_below(desk: Desk) -> Non
     assert said["topics"] == {"lab/oven": 6}
     assert said["missing"] == {"lab/oven": [[7, 7]]}
     assert desk.ingest.account.missing() == 4
+
+
+def test_a_slow_disk_is_told_and_nothing_is_confirmed_early(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncing, go_on = threading.Event(), threading.Event()
+    sync = journal_module.sync_data
+
+    def slow(fd: int) -> None:
+        syncing.set()
+        assert go_on.wait(10)
+        sync(fd)
+
+    monkeypatch.setattr(journal_module, "sync_data", slow)
+    desk.take(reading(0), 1)
+    assert syncing.wait(10)
+    desk.take(reading(1), 2)
+    began = clock.monotonic()
+    while desk.ingest.pressure()["behind_ms"] < 200:
+        assert clock.monotonic() < began + 10
+
+    assert desk.ingest.pressure()["waiting_bytes"] > len(reading(0).payload) + len(reading(1).payload)
+    assert [what for what, _ in desk.done if what in ("acknowledge", "confirm")] == []
+    go_on.set()
+    desk.wait("acknowledge", lambda ids: 2 in ids)
+    assert desk.ingest.pressure()["commit_ms"] >= 100

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ether import errors
 from ether.decorators import (
+    Param,
     ether_cleanup,
     ether_get,
     ether_init,
@@ -35,6 +36,7 @@ __all__ = [
     "Config",
     "Ether",
     "Message",
+    "Param",
     "Reading",
     "Recording",
     "Run",

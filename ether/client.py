@@ -638,6 +638,8 @@ def _run_fields(run: Run) -> dict[str, Any]:
 
 
 def _handles(about: About, method: str) -> bool:
+    if method in (topics.PARAM_GET, topics.PARAM_SET):
+        return bool(about.params)
     return any(method in entry.get("methods", ()) for entry in about.subscribes.values())
 
 

@@ -656,6 +656,24 @@ class Health(_Section):
     safe_within: Duration = Field(default=10.0, description="So long `ether_safe` may take for a lost instance.")
 
 
+class ParamMark(_Section):
+    """What may be known of a live parameter."""
+
+    unit: str = Field(default="", description="For people and programs.")
+    ge: float | None = Field(default=None, description="At least.")
+    le: float | None = Field(default=None, description="At most.")
+    description: str = Field(default="", description="One line for people.")
+
+
+def _params(value: object) -> object:
+    """A list of names will do."""
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        return {each: ParamMark() for each in value}
+    if isinstance(value, dict):
+        return {name: ParamMark() if each is None else each for name, each in value.items()}
+    return value
+
+
 class Instance(_Section):
     """One named, configured, running component."""
 
@@ -668,6 +686,13 @@ class Instance(_Section):
     restart: Restart = Field(default_factory=Restart, description="When it is started again; or just the policy.")
     critical: Flag = Field(default=False, description="true: the session ends when it has failed for good.")
     health: Health = Field(default_factory=Health, description="When it counts as hanging.")
+    params: Annotated[
+        dict[str, ParamMark],
+        BeforeValidator(_params, json_schema_input_type=list[str] | dict[str, ParamMark | None]),
+    ] = Field(
+        default={},
+        description="Attributes and properties that others may read and set meanwhile; or just their names.",
+    )
     host: str | None = Field(default=None, description="Launched by the agent of that name; default: here.")
     replicas: Annotated[Whole, Field(ge=1)] = Field(
         default=1, description="So many of them, named `name-1`, `name-2`, …"

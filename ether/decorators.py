@@ -15,6 +15,7 @@ __all__ = [
     "Call",
     "Hook",
     "Mark",
+    "Param",
     "Publish",
     "Subscribe",
     "ether_cleanup",
@@ -99,6 +100,18 @@ class Hook:
 
 
 Mark = Publish | Subscribe | Call | Hook
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """Makes an attribute or property a live parameter, in its annotation: ``gain: Annotated[float, Param(ge=0)]``."""
+
+    unit: str = ""
+    ge: float | None = None
+    """At least."""
+    le: float | None = None
+    """At most."""
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import getpass
 import inspect
 import io
 import json
@@ -437,7 +436,7 @@ class Host:
             "name": self.config.session.name,
             "started": self._since,
             "host": socket.gethostname(),
-            "user": _user(),
+            "user": runtime.user(),
             "versions": {"ether": package.__version__, "python": platform.python_version()},
             "config": f"sha256:{sha256(self.config.text.encode()).hexdigest()}",
             "broker": {"url": _plain(self._url), "kind": self._broker.kind, "why": self._broker.why},
@@ -506,6 +505,7 @@ class Host:
             "shown": {name: shown[name] for name in ("args", "kwargs") if name in shown},
             "pickled": "",
             "marks": entry.methods if entry else {},
+            "params": {name: each.model_dump() for name, each in instance.params.items()},
             "outbox": self._outbox(name),
             "recorded": self.config.record is not None and self._guest is None,
             "largest_payload": self._largest_payload,
@@ -887,6 +887,11 @@ class Host:
         logger.error("%s: ended %s: %s", child.name, "badly" if child.halt.is_set() else "unexpectedly", child.exit)
         self._failures.setdefault(child.name, f"ended: {child.exit}")
         self._endings[child.name] = child.exit
+        about = self.client.abouts.get(child.name)
+        if about is not None:  # what people set outlives the process
+            child.orders["set_params"] = {
+                name: (each["value"], each["by"], each.get("t")) for name, each in about.params.items() if "by" in each
+            }
         if not self._closing.is_set():  # else what it left on the broker is cleared in a moment
             known = self.client.statuses.get(child.name)
             told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
@@ -1191,13 +1196,6 @@ def _log_if_nobody_does() -> None:
         logger.setLevel(_log_level())
 
 
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return ""
-
-
 def _unused(path: Path) -> Path:
     """Return a path that no recording has yet: two sessions may start in the same second."""
     found, number = path, 1
@@ -1258,7 +1256,7 @@ def _provenance(config: Config) -> dict[str, Any]:
         "executable": sys.executable,
         "platform": platform.platform(),
         "host": socket.gethostname(),
-        "user": _user(),
+        "user": runtime.user(),
         "packages": _packages(),
         "git": _git(),
         "sources": _sources(config),

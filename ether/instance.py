@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from ether.member import Member
 from ether.model import About, Envelope, Message, State
 from ether.mqtt import HELD, Receipt
 from ether.outbox import leftovers
+from ether.params import Params
 from ether.watchdog import Watchdog, stacks
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ _ALERT_FADES_S = 5.0  # at most, if nothing fails any more
 _REPLIES_KEPT = 256
 _TIMES_KEPT = 1_000
 _SAY_AGAIN_S = 10.0
+_PARAMS_EVERY_S = 1.0  # between tellings of parameters that the component itself changes
 _PLAIN_RESULTS = frozenset({type(None), dict, list, tuple, str, bytes, int, float, bool})
 _ENDS = (KeyboardInterrupt, GeneratorExit)
 """What user code may raise without ending its instance."""
@@ -90,7 +92,7 @@ class Instance:
 
     def __init__(
         self, component: Component, target: Any, member: Member, *, args: Sequence[Any] = (),
-        kwargs: dict[str, Any] | None = None, drain_timeout: float = 10.0,
+        kwargs: dict[str, Any] | None = None, drain_timeout: float = 10.0, params: Params | None = None,
     ) -> None:  # fmt: skip
         """Adopt `target`; nothing is subscribed or sent before `open`.
 
@@ -101,6 +103,7 @@ class Instance:
             args: constructor arguments, for the self-description.
             kwargs: the same by name.
             drain_timeout: seconds that handling of delivered messages may take after a stop.
+            params: the target's live parameters; default those that its class marks.
         """
         self.component = component
         self.target = target
@@ -115,6 +118,9 @@ class Instance:
         self._args = dict(zip(parameter_names(component.cls), args, strict=False))
         self._kwargs = kwargs or {}
         self._drain_timeout = drain_timeout
+        self._params = Params(target) if params is None else params
+        self._params_told = -_PARAMS_EVERY_S
+        self._params_changed = False
         self._queue: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]] = queue.SimpleQueue()
         self._accepting = True
         self._stop_by: float | None = None
@@ -182,7 +188,8 @@ class Instance:
         """Describe and subscribe; returns when the broker has granted it."""
         if any(_is_async(plain) for plain in self._plain.values()):
             self._loop = _new_loop()
-        self.member.set_about(self._describe())
+        self._about = self._describe()
+        self.member.set_about(self._about)
         wanted = self.component.filters()
         for qos in set(wanted.values()):
             self.member.connection.subscribe([name for name, each in wanted.items() if each == qos], qos)
@@ -214,6 +221,8 @@ class Instance:
                     function, arguments = work
                     function(*arguments)
                 self._run_due()
+                if self._params:
+                    self._look_at_params()
         finally:
             self.release()
 
@@ -261,6 +270,8 @@ class Instance:
         due += [batch.since + self._batch_age(key) for key, batch in self._batches.items() if batch.times]
         if self._failing:
             due.append(self._failed_at + _ALERT_FADES_S)
+        if self._params_changed:
+            due.append(self._params_told + _PARAMS_EVERY_S)
         if not due or min(due) == float("inf"):
             return None
         return max(0.0, min(due) - clock.monotonic())
@@ -668,6 +679,9 @@ class Instance:
     def _perform(self, call_id: str, method_name: str, params: dict[str, Any]) -> bytes:
         """Return the reply to a call: success with the result, or the error with its type and traceback."""
         try:
+            if method_name in (topics.PARAM_GET, topics.PARAM_SET):
+                result = self._parameter(method_name, **params)
+                return codecs.encode({"id": call_id, "status": "success", "result": result})
             method = self.component.methods.get(method_name)
             if method is None or not (method.call or method.inputs):
                 known = ", ".join(sorted(self.component.calls())) or "none"
@@ -690,6 +704,35 @@ class Instance:
             return codecs.encode({"id": call_id, "status": "error", **error})
         finally:
             self._free()
+
+    # --- live parameters
+
+    def _parameter(self, verb: str, param: str, value: Any = None, by: str = "") -> Any:
+        """Read or set one, as a call asks; return its value."""
+        if verb == topics.PARAM_GET:
+            return self._params.get(param)
+        before, now = self._params.set(param, value, by, clock.now())
+        self._tell_params()
+        logger.info("%s: %s: %r -> %r, by %s", self.name, param, before, now, by or "somebody")
+        content = {
+            "text": f"{self.name}.{param}: {before!r:.200} -> {now!r:.200}",
+            "t": clock.now(),
+            "by": by,
+            "tags": ["param"],
+            "values": {"instance": self.name, "param": param, "before": before, "value": now},
+        }
+        self.member.connection.publish(topics.ANNOTATION, codecs.encode(content), 1)
+        return now
+
+    def _look_at_params(self) -> None:
+        """Tell what the component itself has changed, not too often."""
+        self._params_changed = bool(self._params.changed()) or self._params_changed
+        if self._params_changed and clock.monotonic() - self._params_told >= _PARAMS_EVERY_S:
+            self._tell_params()
+
+    def _tell_params(self) -> None:
+        self._params_told, self._params_changed = clock.monotonic(), False
+        self.member.set_about(replace(self._about, params=self._params.describe()))
 
     # --- outgoing, in any thread
 
@@ -823,6 +866,7 @@ class Instance:
             publishes=self.component.publishes(),
             subscribes=self.component.subscribes(),
             calls=self.component.calls(),
+            params=self._params.describe(),
         )
 
 

@@ -59,7 +59,7 @@ def read_about(name: str, payload: bytes) -> About | None:
         found = pydantic_core.from_json(payload)
         keys = (
             "boot", "host", "pid", "version", "source", "file", "args", "kwargs", "publishes", "subscribes", "calls",
-            "outbox",
+            "params", "outbox",
         )  # fmt: skip
         return About(name, class_name=str(found.get("class", "")), **{key: found[key] for key in keys if key in found})
     except (ValueError, AttributeError, TypeError):

@@ -122,6 +122,8 @@ class About:
     """Topic filter to ``{"fields": …, "methods": [names]}``."""
     calls: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Method name to ``{"params": …, "kind": "get" | "save"}``."""
+    params: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Live parameter to its value, its JSON Schema, ``unit``, and ``by`` and ``t`` of who set it last."""
     outbox: str = ""
     """``disk`` or ``memory``: where it keeps what is not known to be recorded; empty where it does not."""
 

@@ -1,15 +1,17 @@
-"""Which sessions run on this machine: one small file each in the user's runtime directory."""
+"""Which sessions run on this machine: one small file each in the user's runtime directory; and whose it is."""
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
 
-__all__ = ["find", "folder", "forget", "remember", "running"]
+__all__ = ["author", "find", "folder", "forget", "remember", "running", "user"]
 
 
 def folder() -> Path:
@@ -79,3 +81,16 @@ def _alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def user() -> str:
+    """Return who is logged in; empty where that is not known."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return ""
+
+
+def author() -> str:
+    """Return ``user@host``: whose remark or change it is."""
+    return f"{user()}@{socket.gethostname()}"

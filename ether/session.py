@@ -389,6 +389,31 @@ class Ether:
         """Call an `ether_get` method; returns the result or raises CallError with the remote type and traceback."""
         return self.request(target, method, {**(params or {}), **arguments}, timeout=timeout)
 
+    def params(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return the live parameters of an instance: name to ``value``, JSON Schema, ``unit``, ``by`` and ``t``.
+
+        Raises:
+            SessionError: no such instance.
+        """
+        found = self.instances().get(name)
+        if found is None or found.about is None:
+            raise SessionError(f"no instance {name!r}; there are: {', '.join(self.instances())}")
+        return found.about.params
+
+    def set_param(self, name: str, param: str, value: Any, timeout: float | None = None) -> Any:
+        """Set a live parameter of an instance, between two of its handlers, and return what it is then.
+
+        The change is told to everybody, and is an annotation with the tag ``param`` in the recording.
+
+        Raises:
+            CallError: the instance refuses it, or is gone; CallTimeout: it did not answer.
+        """
+        from ether import runtime, topics
+
+        return self.get(
+            name, topics.PARAM_SET, {"param": param, "value": value, "by": runtime.author()}, timeout=timeout
+        )
+
     def save(
         self,
         target: str,
@@ -666,10 +691,12 @@ def main() -> None:
     from ether import process
     from ether.client import Client
     from ether.component import Component, bind, load_class, registry_marks
+    from ether.decorators import Param
     from ether.instance import Instance, make_safe
     from ether.member import Member
     from ether.mqtt import Tls
     from ether.outbox import Sender
+    from ether.params import Params
 
     # A handler that computes must not keep the network thread from the interpreter for Python's usual 5 ms.
     sys.setswitchinterval(0.001)
@@ -705,7 +732,10 @@ def main() -> None:
         args, kwargs = bind(cls, given, kwargs)
         target = cls(*args, **kwargs)
         shown = json.loads(json.dumps(orders["shown"], default=repr))
-        instance = Instance(component, target, member, **shown, drain_timeout=orders["drain_timeout"])
+        params = Params(target, {name: Param(**each) for name, each in orders["params"].items()})
+        for name, (value, by, at) in orders.get("set_params", {}).items():  # before this start, by somebody
+            params.set(name, value, by, at)
+        instance = Instance(component, target, member, **shown, drain_timeout=orders["drain_timeout"], params=params)
         instance.take_first = client.take
         instance.share_numbers(client)
         if (hang_after := orders["hang_after"]) is not None:

@@ -12,6 +12,8 @@ from ether.errors import TopicError
 __all__ = [
     "ALL",
     "ANNOTATION",
+    "PARAM_GET",
+    "PARAM_SET",
     "RUN",
     "SESSION",
     "Reserved",
@@ -48,6 +50,9 @@ ROOT = "ether"
 SESSION = "ether/session"
 RUN = "ether/run"
 ANNOTATION = "ether/annotation"
+PARAM_GET = "param.get"
+"""Method that every instance with live parameters answers to; no method of a class has a dot in its name."""
+PARAM_SET = "param.set"
 ALL = "#"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _MAX_BYTES = 65_535

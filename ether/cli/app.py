@@ -25,6 +25,7 @@ from ether.cli import (
     init,
     instances,
     output,
+    param_verbs,
     plot,
     ps,
     replay,
@@ -64,6 +65,7 @@ app.command("ps")(ps.ps)
 app.command("status")(status.status)
 app.add_typer(topic.app, name="topic")
 app.command("call")(call.call)
+app.add_typer(param_verbs.app, name="param")
 app.command("annotate")(annotate.annotate)
 app.add_typer(run_verbs.app, name="run")
 app.command("info")(info.info)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import difflib
 import functools
-import getpass
 import importlib
 import json
 import logging
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -19,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import h5py
 import numpy as np
 
-from ether import clock, topics
+from ether import clock, runtime, topics
 from ether.errors import RecordingError
 from ether.model import Annotation, Run, State, Status
 from ether.recorder import layout, revisions
@@ -274,7 +272,7 @@ class Recording(Mapping[str, "Stream"]):
         end = _to_ns(until) if until is not None else last if at is None else None
         if end is not None and end < begin:
             raise ValueError("the interval ends before it begins")
-        author = by or f"{_user()}@{socket.gethostname()}"
+        author = by or runtime.author()
         known = dict(values or {})
         json.dumps(known, allow_nan=False)
         note = Annotation(text, begin / 1e9, None if end is None else end / 1e9, tuple(tags), known, author)
@@ -1084,13 +1082,6 @@ def _to_ns(t: Any) -> int:
         since: timedelta = t - datetime(1970, 1, 1, tzinfo=UTC)
         return (since.days * 86_400 + since.seconds) * 10**9 + since.microseconds * 1000
     return round(float(t) * 1e6) * 1000
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return ""
 
 
 def _seconds(t_ns: int) -> float | None:

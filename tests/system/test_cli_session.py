@@ -126,7 +126,10 @@ def running(new_bench: Callable[[], Bench]) -> Bench:
     """A bench whose session runs throughout the module, without a recording."""
     bench = new_bench()
     bench.run("init", "lab")
-    bench.start("up", "lab/session.yaml", "--set", "record=off").until("ready: sensor, controller")
+    wanted = ("record=off", "instances.controller.params=[limit]")
+    bench.start("up", "lab/session.yaml", *(word for each in wanted for word in ("--set", each))).until(
+        "ready: sensor, controller"
+    )
     return bench
 
 
@@ -171,6 +174,17 @@ def test_call_prints_the_result_and_tells_failures(running: Bench) -> None:
     assert json.loads(running.run("call", "Controller.status", "--timeout", "5s"))["limit"] == 21.0
     assert "has no method 'nope'" in running.run("call", "controller.nope", code=1)
     assert "nobody is called 'oven'" in running.run("call", "oven.status", code=1)
+
+
+def test_parameters_are_listed_set_and_read(running: Bench) -> None:
+    assert json.loads(running.run("param", "set", "controller", "limit=22.5")) == {"limit": 22.5}
+    assert running.run("param", "get", "controller", "limit") == "22.5\n"
+    assert json.loads(running.run("param", "list", "controller", "--json"))["controller"]["limit"]["value"] == 22.5
+    row = running.run("param", "list").splitlines()[1]
+    assert row.startswith("controller.limit  22.5") and "@" in row
+    assert "limit: Input should be a valid number" in running.run("param", "set", "controller", "limit=high", code=1)
+    assert "no instance 'oven'; there are: controller, " in running.run("param", "list", "oven", code=1)
+    running.run("param", "set", "controller", "limit=21.0")
 
 
 def test_topic_list_names_publishers_subscribers_and_rates(running: Bench) -> None:

@@ -36,6 +36,7 @@ instances:
     autorun: true
     restart: {policy: on-failure, max: 5, within: 5min, backoff: [1s, 30s]}
     health: {hang_after: 10s}
+    params: [door]
     host: bench-2
     replicas: 1
 expect:
@@ -107,6 +108,7 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
                 "restart": {"policy": "on-failure", "max": 5, "within": 300.0, "backoff": [1.0, 30.0]},
                 "critical": False,
                 "health": {"hang_after": 10.0, "on_hang": "report", "safe_within": 10.0},
+                "params": {"door": {"unit": "", "ge": None, "le": None, "description": ""}},
                 "host": "bench-2",
                 "replicas": 1,
             }

@@ -302,6 +302,16 @@ class Client:
 
         return self.wait_for(ready, timeout)
 
+    def lives(self, name: str) -> bool:
+        """Return whether it repeats its status as it promised: a retained one may be of the dead.
+
+        That takes three times as long as promised where it does not; without a promise its word stands.
+        """
+        status, heard = self.statuses.get(name), self._heard_at.get(name)
+        if status is None or status.state in _GONE or not status.every:
+            return status is not None and status.state not in _GONE
+        return self.wait_for(lambda: self._heard_at.get(name) != heard, 3 * status.every)
+
     def instances(self) -> dict[str, InstanceInfo]:
         """Return what is known of every member, by name."""
         self.watch()

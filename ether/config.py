@@ -408,7 +408,8 @@ class Session(_Section):
     """One launched configuration."""
 
     name: Annotated[str, AfterValidator(_session_name)] = Field(
-        default="session", description="What it is called; naming a running session joins it."
+        default="session",
+        description="What it is called; naming a session that runs here, or at `broker.url`, joins it.",
     )
     namespace: Annotated[str, AfterValidator(_namespace)] = Field(
         default="", description="Put before every topic, so that two systems can share a broker."

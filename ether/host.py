@@ -64,6 +64,7 @@ _RECORDER_SEALS_S = 120.0
 _SOURCE_BYTES = 1_000_000
 _RECORDER_PATIENCE_S = 2.0
 _OUTBOX_S = 5.0
+_JOIN_S = 5.0
 _REMARK_S = 1.0
 _QUEUE_LIMITS = {
     "embedded": "broker.limits.queue",
@@ -78,10 +79,24 @@ _ANSWERS_KEPT = 256
 class Guest:
     """A connection to a session that another process began."""
 
-    def __init__(self, url: str, namespace: str, tls: Tls | None = None, kind: str = "guest") -> None:
+    def __init__(
+        self, url: str, namespace: str, tls: Tls | None = None, kind: str = "guest", data: Path | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            url: its broker.
+            namespace: of the session.
+            tls: how to trust the broker.
+            kind: what the name begins with.
+            data: folder for what is not recorded yet, where the session runs on another machine.
+        """
         boot = new_boot()
         name = f"{kind}-{os.getpid()}-{boot[:4]}"
         self.url, self.namespace, self.tls = url, namespace, tls
+        self._data = data
+        self.for_the_dead: list[Sender] = []
+        """Who settle what instances left behind, and are to hear the recorder."""
         lost = {"state": "lost", "boot": boot, "detail": "connection lost"}
         self.connection = Connection(
             url, name, namespace=namespace, tls=tls, will=(topics.status(name), codecs.encode(lost)), retain_will=False
@@ -99,20 +114,41 @@ class Guest:
             self.client.outbox.records(given["topics"], given["exclude"])
 
     def outbox_orders(self, name: str) -> dict[str, Any] | None:
-        """Return where a publisher keeps what the session's recorder has not confirmed; None where nobody records.
-
-        That is beside the recording, so only on its own machine.
-        """
-        session, about = self.client.session, self.client.abouts.get("recorder")
-        recording = session.get("recording")
-        if about is None or not recording or session.get("host") != socket.gethostname():
-            return None
-        if not Path(recording).parent.is_dir():
+        """Return where a publisher keeps what the session's recorder has not confirmed; None where nobody records."""
+        about = self.client.abouts.get("recorder")
+        recording = self.recording_here or self.recording_elsewhere
+        if about is None or recording is None:
             return None
         filters = [each for each, entry in about.subscribes.items() if entry.get("records")]
-        return _outbox_orders(Path(recording), name, filters, about.kwargs.get("exclude", []))
+        return _outbox_orders(recording, name, filters, about.kwargs.get("exclude", []))
+
+    @property
+    def recording_here(self) -> Path | None:
+        """The session's recording, where it is on this machine."""
+        recording = Path(self.client.session.get("recording") or "")
+        here = self.client.session.get("host") == socket.gethostname() and recording.parent.is_dir()
+        return recording if recording.name and here else None
+
+    @property
+    def recording_elsewhere(self) -> Path | None:
+        """Where the session's recording would be if it were ours, while it is on another machine."""
+        recording = Path(self.client.session.get("recording") or "")
+        wanted = recording.name and self._data is not None and self.recording_here is None
+        return self._data / recording.name if wanted else None  # type: ignore[operator]  # asked above
+
+    def finds(self, name: str, timeout: float) -> bool:
+        """Return whether the session of this name lives here, or comes up within `timeout` seconds."""
+
+        def there() -> bool:
+            status = self.client.statuses.get("session")
+            alive = status is not None and status.state not in _GONE
+            return alive and self.client.session.get("name") == name
+
+        return self.client.wait_for(there, timeout)
 
     def _receive(self, message: Message, _receipt: Receipt | None) -> None:
+        for sender in self.for_the_dead:
+            sender.hear(message)
         if self.client.outbox is not None:
             self.client.outbox.hear(message)
         self.client.take(message)
@@ -144,14 +180,12 @@ def join(config: Config, only: bool) -> Guest | None:
     Raises:
         BrokerError: `only`, and no session runs.
     """
-    url = config.broker.url if not config.instances else None
-    namespace = config.session.namespace
+    name = config.session.name if config.session.name_given else None
+    url, namespace = _url(config), config.session.namespace
+    if url is not None and config.instances and name is None and not only:
+        return None
     if url is None:
-        entry = None
-        if not config.instances:
-            entry = runtime.find(config.session.name if config.session.name_given else None)
-        elif config.session.name_given:
-            entry = runtime.find(config.session.name)
+        entry = None if config.instances and name is None else runtime.find(name)
         if entry is None:
             if only:
                 raise BrokerError(
@@ -159,8 +193,14 @@ def join(config: Config, only: bool) -> Guest | None:
                 )
             return None
         url, namespace = entry["url"], entry["namespace"]
-    guest = Guest(url, namespace, _tls(config))
+    guest = Guest(url, namespace, _tls(config), data=config.session.data.absolute() if config.instances else None)
     guest.open()
+    if config.broker.url is not None and config.instances:
+        if not guest.finds(config.session.name, _JOIN_S if only else 0.0):
+            guest.close()
+            if only:
+                raise BrokerError(f"no session {config.session.name!r} runs at {_plain(url)}; start it there first")
+            return None
     logger.info("joined the session at %s", guest.connection.address)
     return guest
 
@@ -228,7 +268,7 @@ class Host:
         self._starting: _Later | None = None
         self._member: Member | None = None
         self._supervisor = Supervisor(self._child_ended, self._child_gone)
-        self._for_the_dead: list[Sender] = []
+        self._for_the_dead: list[Sender] = guest.for_the_dead if guest else []
         self._by_hand: dict[str, tuple[Instance, threading.Thread]] = {}
         self._metrics: Metrics | None = None
         self._endings: dict[str, str] = {}
@@ -416,8 +456,9 @@ class Host:
         guest = Guest(url, self._namespace, tls)
         guest.open()
         other = guest.client.instances().get("session")
+        lives = other is not None and other.state not in _GONE and guest.client.lives("session")
         guest.close()
-        if other is not None and other.state not in _GONE:
+        if other is not None and lives:
             raise SessionError(
                 f"a session runs already at {_plain(url)} (process {other.pid} on {other.host}); "
                 "set session.namespace to run beside it"
@@ -957,6 +998,8 @@ class Host:
             if connection.connected:
                 self._stop_group(group, budget)
         told = connection.connected
+        if told and self._guest is not None:
+            self._settle_for_the_dead()
         for topic in self._expected.never_came() if self._expected is not None and self.started else ():
             self._problems.append(f"{topic} is required, and nothing came")
         if told:
@@ -1058,9 +1101,10 @@ class Host:
 
     def _settle_for_the_dead(self) -> None:
         """Send what instances left behind that died and were not started again, and say their goodbyes."""
-        assert self.recording is not None
         connection = self.client.connection
-        for folder in leftovers(outbox_folder(self.recording), but="session"):
+        for folder in self._outboxes():
+            if folder.name == "session":
+                continue
             sender = Sender(connection, folder.name, "", folder)
             self._for_the_dead.append(sender)
             sender.begin()
@@ -1071,13 +1115,19 @@ class Host:
 
     def _clear_outboxes(self) -> None:
         """Remove the folders of outboxes that are settled; name those that are not."""
-        if self.recording is None:
-            return
-        for folder in leftovers(outbox_folder(self.recording)):
+        for folder in self._outboxes():
             for each in leftovers(folder):
                 self._problems.append(f"{folder.name} published what is not recorded; it is kept in {each}")
             _remove_empty(folder)
-        _remove_empty(outbox_folder(self.recording))
+            _remove_empty(folder.parent)
+
+    def _outboxes(self) -> list[Path]:
+        """Return the folders of publishers that are ours to settle, one each."""
+        if self.recording is not None:
+            return leftovers(outbox_folder(self.recording))
+        elsewhere = self._guest.recording_elsewhere if self._guest is not None else None
+        found = leftovers(outbox_folder(elsewhere)) if elsewhere is not None else []
+        return [each for each in found if each.name in self._supervisor.children]
 
     def _clear_retained(self) -> None:
         """Leave no ghosts: what nobody will look for, on a broker that outlives us."""

@@ -93,7 +93,8 @@ class Member:
         self.outbox: Sender | None = None
         """Keeps what we publish until it is recorded; None where nobody records."""
         self._about: About | None = None
-        self._status_topic = topics.status(name)
+        self._about_overwritten = False
+        self._status_topic, self._about_topic = topics.status(name), topics.about(name)
         self._status = Status(State.INIT, self.boot, clock.now(), every=every)
         self._announcing = threading.RLock()
         self._closed = threading.Event()
@@ -116,7 +117,7 @@ class Member:
 
     def open(self, timeout: float = 10.0) -> None:
         """Connect and announce; BrokerError where that fails."""
-        self.connection.subscribe([topics.status(self.name)])
+        self.connection.subscribe([topics.status(self.name), topics.about(self.name)])
         self.connection.open(timeout)
         threading.Thread(target=self._beat, name=f"heartbeat {self.name}", daemon=True).start()
 
@@ -195,6 +196,9 @@ class Member:
             if receipt is not None and self.connection.manual_ack:
                 self.connection.acknowledge([receipt])
                 return None
+        elif message.topic == self._about_topic and self._about is not None:
+            found = read_about(self.name, message.payload)
+            self._about_overwritten |= found is None or found.boot != self.boot
         if self.outbox is not None:
             self.outbox.hear(message)
         return self.on_message(message, receipt)
@@ -204,6 +208,10 @@ class Member:
         while not self._closed.wait(every):
             with contextlib.suppress(EtherError):  # closed meanwhile
                 if self.connection.connected:
+                    with self._announcing:
+                        if self._about_overwritten and not self._closed.is_set():  # rule 4, at this pace
+                            self._about_overwritten = False
+                            self._announce_about()
                     self._announce_status()
 
 

@@ -182,6 +182,7 @@ def test_commands_on_a_page_are_known(page: Path) -> None:
                 "brew",
                 "mosquitto",
                 "mosquitto_pub",
+                "mosquitto_sub",
                 "h5ls",
                 "cd",
                 "sudo",

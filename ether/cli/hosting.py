@@ -62,6 +62,8 @@ class Outcome:
     recording: Path | None
     report: Report | None = None
     """The verification of the recording; None where there is none."""
+    elsewhere: str = ""
+    """Where the session records that was joined."""
     problems: tuple[str, ...] = ()
 
     @property
@@ -93,11 +95,13 @@ def host(
     limit: float | None = None,
     before_end: Callable[[Any], None] = lambda ether: None,
     preflight: float | None = None,
+    join: bool = False,
 ) -> Outcome:
     """Run a session until Ctrl-C, `limit` seconds or `ether down`, and verify what it recorded.
 
     Args:
         preflight: seconds within which the expected streams have to come.
+        join: never begin a session.
         before_end: called with the session while all its instances still run.
 
     Raises:
@@ -108,7 +112,7 @@ def host(
 
     total = sum(instance.autorun for _, instance in config.named().values())
     with _starting(total):
-        ether.tap(config)
+        ether.tap(config, join_only=join)
     stop = threading.Event()
     with stop_on_signals(stop):
         ether.start()
@@ -133,7 +137,9 @@ def host(
         last = replace(last, counts={**last.counts, **{name: dict(each) for name, each in summary.counts.items()}})
     recording = summary.recording if summary is not None else Path(info["recording"]) if info["recording"] else None
     report = _verified(recording)
-    return Outcome(config.session.name, last, recording, report, summary.problems if summary is not None else ())
+    problems = summary.problems if summary is not None else ()
+    elsewhere = info["recording"] or "" if recording is None else ""
+    return Outcome(config.session.name, last, recording, report, elsewhere, problems)
 
 
 def _watch(ether: Any, last: Snapshot, stop: threading.Event, limit: float | None) -> Snapshot:
@@ -263,7 +269,7 @@ def tell(outcome: Outcome) -> None:
         )
     output.note(f"{outcome.name}: ran {output.elapsed(outcome.last.elapsed_s)}")
     if outcome.recording is None or outcome.report is None:
-        output.note("nothing was recorded")
+        output.note(f"the session records in {outcome.elsewhere}" if outcome.elsewhere else "nothing was recorded")
         return
     file = output.path(outcome.recording)
     output.line(f"recorded: {file} ({_megabytes(outcome.recording)}), {verdict(outcome.report)}")

@@ -29,6 +29,9 @@ def up(
             "--preflight", metavar="DURATION", help="End at once unless all of `expect:` comes within that time."
         ),
     ] = None,
+    join: Annotated[
+        bool, typer.Option("--join", help="Take part in the session of that name; never begin one.")
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once it is ready; `ether down` ends it.")
     ] = False,
@@ -46,9 +49,15 @@ def up(
         words = [word for override in overrides or () for word in ("--set", override)]
         return _detach(
             config,
-            [str(file), *words, *(("--for", span) if span else ()), *(("--preflight", preflight) if preflight else ())],
+            [
+                str(file),
+                *words,
+                *(("--for", span) if span else ()),
+                *(("--preflight", preflight) if preflight else ()),
+                *(("--join",) if join else ()),
+            ],
         )
-    outcome = hosting.host(config, limit, preflight=seconds(preflight, "--preflight"))
+    outcome = hosting.host(config, limit, preflight=seconds(preflight, "--preflight"), join=join)
     hosting.tell(outcome)
     return outcome.exit_code
 

@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -18,20 +17,16 @@ import psutil
 import pytest
 from paho.mqtt.client import Client as Paho
 from paho.mqtt.enums import CallbackAPIVersion
+from shipped_mosquitto import FOLDER, PASSWORDS, SHIPPED, Shipped
 
 from ether import brokers
-from ether.cli import main
 from ether.config import Config
 from ether.errors import BrokerError
 from ether.mqtt import Driven, Tls
 from ether.recorder.reader import open_recording
-from ether.testing.broker_contract import TIMEOUT_S, Client, MosquittoProcess, wire
-from ether_broker import users
+from ether.testing.broker_contract import TIMEOUT_S, Client, wire
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "broker" / "mosquitto"
-SHIPPED = (FOLDER / "mosquitto.conf").read_text(encoding="utf-8")
-PASSWORDS = {name: f"{name}-has-a-password" for name in ("bench", "board", "screen")}
 
 
 def settings(text: str) -> dict[str, list[str]]:
@@ -44,69 +39,9 @@ def settings(text: str) -> dict[str, list[str]]:
     return found
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Shipped(MosquittoProcess):
-    """The real Mosquitto on the shipped configuration; places and ports are the test's own."""
-
-    def __init__(self, folder: Path, more: str = "") -> None:
-        super().__init__(folder)
-        self.port, self.tls_port, self.web_port = _free_port(), _free_port(), _free_port()
-        text = SHIPPED + more
-        for shipped, own in (
-            ("/etc/ether-mosquitto/", f"{folder}/etc/"),
-            ("/var/lib/ether-mosquitto/", f"{folder}/var/"),
-            ("listener 8883\n", f"listener {self.tls_port} 127.0.0.1\n"),
-            ("listener 1883 127.0.0.1\n", f"listener {self.port} 127.0.0.1\n"),
-        ):
-            assert shipped in text
-            text = text.replace(shipped, own)
-        self.CONFIGURATION = text
-
-    def url(self, user: str, *, secure: bool = False) -> str:
-        scheme, port = ("mqtts", self.tls_port) if secure else ("mqtt", self.port)
-        return f"{scheme}://{user}:{PASSWORDS[user]}@127.0.0.1:{port}"
-
-    def save(self) -> None:
-        """Have it save now what `autosave_interval` saves within 30 s."""
-        with Client(self.host, self.port).socket as opened:
-            opened.sendall(wire.connect("saver", user="bench", password=PASSWORDS["bench"]))
-            opened.recv(4)
-            opened.sendall(wire.publish("saved", b"the-marker-of-save", 1, retain=True))
-            opened.recv(4)
-        assert self.process is not None
-        self.process.send_signal(signal.SIGUSR1)
-
-    @property
-    def database(self) -> Path:
-        return self.folder / "var" / "mosquitto.db"
-
-
-@pytest.fixture(scope="session")
-def users_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("users") / "users.yaml"
-    made = (
-        users.make_user("bench", "admin", PASSWORDS["bench"]),
-        users.make_user("board", "device", PASSWORDS["board"]),
-        users.make_user("screen", "dashboard", PASSWORDS["screen"]),
-    )
-    users.write(path, {user.name: user for user in made})
-    return path
-
-
 @pytest.fixture
-def shipped(mosquitto: str, tmp_path: Path, users_file: Path, certificates: Any) -> Iterator[Shipped]:
-    """Installed as README.md says, and running."""
-    for name in ("etc", "var"):
-        (tmp_path / name).mkdir()
-    shutil.copy(certificates.server_pem, tmp_path / "etc" / "bench.pem")
-    shutil.copy(certificates.server_key, tmp_path / "etc" / "bench.key")
-    assert main(["broker", "users", "mosquitto", "--folder", str(tmp_path / "etc"), "--file", str(users_file)]) == 0
-    process = Shipped(tmp_path)
+def shipped(mosquitto: str, tmp_path: Path, certificates: Any) -> Iterator[Shipped]:
+    process = Shipped(tmp_path, certificates)
     process.start()
     yield process
     if process.process is not None:
@@ -131,7 +66,7 @@ def test_both_of_our_configurations_of_mosquitto_agree(tmp_path: Path) -> None:
 
 
 def test_mosquitto_takes_every_line(shipped: Shipped) -> None:
-    log = (shipped.folder / "broker.err").read_text()
+    log = shipped.log()
 
     assert " running" in log
     assert [line for line in log.splitlines() if "rror" in line or "nvalid" in line or "nknown conf" in line] == []
@@ -274,7 +209,7 @@ def test_browsers_can_be_let_in_on_this_machine_only(shipped: Shipped, until: An
     block = re.search(r"^#listener 9001.*?(?=^#websockets_origin)", SHIPPED, re.MULTILINE | re.DOTALL)
     assert block
     lines = block[0].replace("#", "").replace("9001", str(shipped.web_port))
-    shipped.CONFIGURATION = shipped.CONFIGURATION.replace(block[0], lines)
+    shipped.change(block[0], lines)
     shipped.start()
 
     def open_to(host: str) -> bool:

@@ -21,6 +21,7 @@ from ether.cli import (
     doctor,
     down,
     export,
+    graph,
     info,
     init,
     instances,
@@ -56,6 +57,7 @@ app = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("init")(init.init)
 app.command("check")(check.check)
+app.command("graph")(graph.graph)
 app.command("up")(up.up)
 app.command("down")(down.down)
 app.command("start")(instances.start)

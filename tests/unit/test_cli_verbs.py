@@ -49,7 +49,10 @@ def test_init_writes_a_session_that_checks(capsys: pytest.CaptureFixture[str]) -
     assert Config.load("bench one/session.yaml").session.name == "bench one"
     capsys.readouterr()
     assert main(["check", "bench one/session.yaml"]) == 0
-    assert capsys.readouterr().out == "bench one/session.yaml: ok, 2 instances\n"
+    assert capsys.readouterr().out.splitlines() == [
+        "bench one/session.yaml: heard by the recorder only: lab/heater",
+        "bench one/session.yaml: ok, 2 instances",
+    ]
     sys.modules.pop("components")
 
 

@@ -417,6 +417,7 @@ class Session(_Section):
     data: Path = Field(default=Path("data"), description="Folder for recordings, seen from the working directory.")
     start_timeout: Duration = Field(default=30.0, description="How long all instances may take to become ready.")
     stop_timeout: Duration = Field(default=10.0, description="How long all instances may take to stop in order.")
+    reload: Flag = Field(default=False, description="Start an instance again when source that it imports is edited.")
 
     @property
     def name_given(self) -> bool:

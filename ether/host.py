@@ -267,7 +267,7 @@ class Host:
         self._broker: brokers.Broker | None = None
         self._starting: _Later | None = None
         self._member: Member | None = None
-        self._supervisor = Supervisor(self._child_ended, self._child_gone)
+        self._supervisor = Supervisor(self._child_ended, self._child_gone, self._child_again)
         self._for_the_dead: list[Sender] = guest.for_the_dead if guest else []
         self._by_hand: dict[str, tuple[Instance, threading.Thread]] = {}
         self._metrics: Metrics | None = None
@@ -555,6 +555,7 @@ class Host:
             "drain_timeout": self.config.session.stop_timeout,
             "hang_after": instance.health.hang_after,
             "restart_hung": instance.health.on_hang == "restart",
+            "reload": self.config.session.reload,
         }
         if self._needs_pickle(instance):
             orders |= {"pickled": self._pickle(name, instance), "args": [], "kwargs": {}}
@@ -928,11 +929,6 @@ class Host:
         logger.error("%s: ended %s: %s", child.name, "badly" if child.halt.is_set() else "unexpectedly", child.exit)
         self._failures.setdefault(child.name, f"ended: {child.exit}")
         self._endings[child.name] = child.exit
-        about = self.client.abouts.get(child.name)
-        if about is not None:  # what people set outlives the process
-            child.orders["set_params"] = {
-                name: (each["value"], each["by"], each.get("t")) for name, each in about.params.items() if "by" in each
-            }
         if not self._closing.is_set():  # else what it left on the broker is cleared in a moment
             known = self.client.statuses.get(child.name)
             told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
@@ -940,6 +936,14 @@ class Host:
                 self._publish_lost(child)
             self.client.poke()
         self._make_safe(child)
+
+    def _child_again(self, child: Child) -> None:
+        """A child is started again: what people set outlives its process."""
+        about = self.client.abouts.get(child.name)
+        if about is not None:
+            child.orders["set_params"] = {
+                name: (each["value"], each["by"], each.get("t")) for name, each in about.params.items() if "by" in each
+            }
 
     def _child_gone(self, child: Child) -> None:
         """A child failed for good: a crash loop is said to everybody, and a critical instance ends the session."""

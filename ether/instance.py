@@ -241,6 +241,11 @@ class Instance:
                 logger.info("%s: stopping: %s", self.name, reason)
             self._put(self._stop)
 
+    def restart(self, reason: str, safe: bool = False) -> None:
+        """Stop as `stop` does, to be started again by the supervisor."""
+        self.restart_asked = True
+        self.stop(reason, safe)
+
     def close(self, further: dict[str, int], timeout: float = 5.0) -> None:
         """Say goodbye with the last number of every topic (`further`: published by hand), and disconnect."""
         last = {topic: number - 1 for topic, number in self._numbers.items()}
@@ -493,8 +498,7 @@ class Instance:
 
     def _command(self, verb: str, payload: bytes) -> None:
         if verb in ("stop", "restart"):
-            self.restart_asked = verb == "restart"
-            self.stop(f"told to {verb}", _asks_safety(payload))
+            (self.stop if verb == "stop" else self.restart)(f"told to {verb}", _asks_safety(payload))
         elif verb == "start":
             self._put(self._start)
         elif verb == "ping":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ether import clock, model
-from ether.errors import BrokerError, CallError, EtherError, SessionError
+from ether.errors import BrokerError, CallError, EtherError, FieldError, SessionError
 from ether.model import Annotation, Reading, Run, State, Summary
 
 if TYPE_CHECKING:
@@ -688,7 +688,7 @@ def _the_one() -> Ether:
 def main() -> None:
     """Run one instance as the orders say, until told to stop."""
     # Before the orders come: what every instance needs, while the broker starts.
-    from ether import process
+    from ether import process, reload
     from ether.client import Client
     from ether.component import Component, bind, load_class, registry_marks
     from ether.decorators import Param
@@ -733,8 +733,11 @@ def main() -> None:
         target = cls(*args, **kwargs)
         shown = json.loads(json.dumps(orders["shown"], default=repr))
         params = Params(target, {name: Param(**each) for name, each in orders["params"].items()})
-        for name, (value, by, at) in orders.get("set_params", {}).items():  # before this start, by somebody
-            params.set(name, value, by, at)
+        for param, (value, by, at) in orders.get("set_params", {}).items():  # before this start, by somebody
+            try:
+                params.set(param, value, by, at)
+            except FieldError as exc:  # its source has been edited meanwhile
+                logger.warning("%s: not set again: %s", name, exc)
         instance = Instance(component, target, member, **shown, drain_timeout=orders["drain_timeout"], params=params)
         instance.take_first = client.take
         instance.share_numbers(client)
@@ -742,10 +745,12 @@ def main() -> None:
             instance.watch(hang_after, partial(_end_hung, member) if orders["restart_hung"] else None)
         instance.open()
     except BaseException as exc:  # noqa: BLE001 - whatever the user's constructor raises, SystemExit too
-        _fail(member, exc)
+        _fail(member, exc, orders["reload"])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: instance.stop("told by a signal"))
     process.on_orphaned(lambda: _end_orphan(instance, orders["drain_timeout"]))
+    if orders["reload"]:
+        reload.watch(lambda path: instance.restart(f"{path} was edited"))
     if orders["recorded"]:
         client.wait_until_ready("recorder", orders["start_timeout"])
     if instance.init() and orders["started"]:
@@ -778,16 +783,25 @@ def _name(cls: Any, named: dict[str, Any]) -> None:
             names.setdefault(name, value)
 
 
-def _fail(member: Any, exc: BaseException) -> None:
-    """Tell everybody why this instance cannot start, and exit."""
+def _fail(member: Any, exc: BaseException, reload_it: bool) -> None:
+    """Tell everybody why this instance cannot start, and exit; at once, or when its source has been edited."""
     import traceback
 
+    from ether import process, reload
+
+    sources = reload.Sources(reload.files_of(exc)) if reload_it else None  # before anybody knows, and mends them
     trace = "".join(traceback.format_exception(exc))
     logger.error("%s: cannot start: %s: %s", member.name, type(exc).__name__, exc, exc_info=exc)
     member.set_status(State.LOST, f"{type(exc).__name__}: {exc}\n{trace}")
+    if sources is not None:
+        process.on_orphaned(lambda: os._exit(1))
+        path = sources.wait(threading.Event())
+        logger.warning("%s: %s was edited; starting again", member.name, path)
     member.close(2.0)
     sys.stdout.flush()
-    os._exit(1)  # a thread that the constructor left behind must not keep the process
+    os._exit(
+        process.RESTART_CODE if reload_it else 1
+    )  # a thread that the constructor left behind must not keep the process
 
 
 def _end_hung(member: Any, detail: str) -> None:

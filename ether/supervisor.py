@@ -115,16 +115,23 @@ class Child:
 class Supervisor:
     """Starts children at once and gives them their orders later: they import while the broker starts."""
 
-    def __init__(self, on_exit: Callable[[Child], None], on_gone: Callable[[Child], None]) -> None:
-        """Both are called in a thread of the supervisor, after a child ended unasked; `child.exit` says how.
+    def __init__(
+        self,
+        on_exit: Callable[[Child], None],
+        on_gone: Callable[[Child], None],
+        on_again: Callable[[Child], None] = lambda child: None,
+    ) -> None:
+        """Prepare. What it calls is called in a thread of its own, after a child ended; `child.exit` says how.
 
         Args:
-            on_exit: at each end.
+            on_exit: at each end that nobody asked for.
             on_gone: when it failed and is not started again.
+            on_again: before it is started again; may change `child.orders`.
         """
         self.children: dict[str, Child] = {}
         self._on_exit = on_exit
         self._on_gone = on_gone
+        self._on_again = on_again
 
     def spawn(self, name: str, module: str, restart: Restart | None = None) -> Child:
         """Start a child that waits for its orders."""
@@ -227,6 +234,7 @@ class Supervisor:
                     self._on_gone(child)
                 return
             child.restarted += 1
+            self._on_again(child)
             self._start(child)
             assert child.popen is not None
             try:

@@ -32,6 +32,9 @@ def up(
     join: Annotated[
         bool, typer.Option("--join", help="Take part in the session of that name; never begin one.")
     ] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start an instance again when source that it imports is edited.")
+    ] = False,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="Return once it is ready; `ether down` ends it.")
     ] = False,
@@ -44,9 +47,10 @@ def up(
 
     limit = seconds(span)
     find_classes_from(file)
-    config = Config.load(file, overrides or ())
+    overrides = [*(overrides or ()), *(["session.reload=true"] if reload else ())]
+    config = Config.load(file, overrides)
     if detach:
-        words = [word for override in overrides or () for word in ("--set", override)]
+        words = [word for override in overrides for word in ("--set", override)]
         return _detach(
             config,
             [

@@ -81,7 +81,14 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
     config = Config.load(write(WHOLE))
 
     assert config.resolved() == {
-        "session": {"name": "growth", "namespace": "", "data": "data", "start_timeout": 30.0, "stop_timeout": 10.0},
+        "session": {
+            "name": "growth",
+            "namespace": "",
+            "data": "data",
+            "start_timeout": 30.0,
+            "stop_timeout": 10.0,
+            "reload": False,
+        },
         "broker": dict.fromkeys(("url", "listen", "users", "tls", "websocket", "limits", "user", "password"))
         | {"kind": "auto"},
         "record": {

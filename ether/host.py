@@ -70,7 +70,7 @@ _QUEUE_LIMITS = {
     "embedded": "broker.limits.queue",
     "mosquitto": "max_queued_messages (Mosquitto's default is 1,000)",
 }
-"""By the kind of broker: what limits how much may wait for a client."""
+"""By the kind of broker that counts what it drops: what limits how much may wait for a client."""
 _OURS = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
 """For the processes that are ours: recorder and broker."""
 _ANSWERS_KEPT = 256
@@ -363,7 +363,7 @@ class Host:
         logger.info("broker: %s at %s, %s", self._broker.kind, _plain(self._url), self._broker.why)
         if self._broker.kind not in brokers.KINDS:
             self._look_at_broker()
-        else:
+        elif self._broker.kind in _QUEUE_LIMITS:
             self._drops = brokers.Drops(_QUEUE_LIMITS[self._broker.kind])
         if isinstance(self._broker, brokers.ChildBroker):
             threading.Thread(target=self._guard, args=(self._broker,), name="broker", daemon=True).start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import signal
 import socket
@@ -32,8 +33,7 @@ class Shipped(MosquittoProcess):
             each.mkdir(parents=True)
         for ours, theirs in (("server_pem", "bench.pem"), ("server_key", "bench.key"), ("ca_pem", "lab-ca.pem")):
             shutil.copy(getattr(certificates, ours), etc / theirs)
-        known = {name: users.make_user(name, _ROLES[name], word) for name, word in PASSWORDS.items()}
-        users.write(folder / "users.yaml", known)
+        users.write(folder / "users.yaml", _users())
         assert main(["broker", "users", "mosquitto", f"--folder={etc}", f"--file={folder / 'users.yaml'}"]) == 0
         self.CONFIGURATION = SHIPPED + more
         self.change("/etc/ether-mosquitto/", f"{etc}/")
@@ -65,6 +65,12 @@ class Shipped(MosquittoProcess):
 
     def log(self) -> str:
         return (self.folder / "broker.err").read_text(encoding="utf-8")
+
+
+@functools.cache
+def _users() -> users.Users:
+    """Once for all tests: a password costs an argon2."""
+    return {name: users.make_user(name, _ROLES[name], word) for name, word in PASSWORDS.items()}
 
 
 def _free_port() -> int:

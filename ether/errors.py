@@ -146,6 +146,9 @@ class SessionError(EtherError, RuntimeError):
 class JournalError(EtherError, OSError):
     """The journal cannot take or give back records."""
 
+    def __str__(self) -> str:
+        return str(self.strerror or super().__str__())  # without the number of the error
+
 
 class RecordingError(EtherError, ValueError):
     """Not a recording, or a damaged one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import inspect
 import io
 import json
@@ -294,6 +295,7 @@ class Host:
         """Those of them for which that failed, and why."""
         self._namespace = guest.namespace if guest else config.session.namespace
         self._largest_payload = MAX_PAYLOAD
+        self._recovery: subprocess.Popen[bytes] | None = None
 
     # --- begin
 
@@ -333,6 +335,23 @@ class Host:
             self._metrics = Metrics(self.config.metrics, self.client.instances, lambda: self.client.alarms)
         if self._member is not None:
             self._member.set_status(State.READY)
+        if self.recording is not None:
+            self._recover_the_killed(self.recording)
+
+    def _recover_the_killed(self, ours: Path) -> None:
+        """Have recordings made of what killed sessions left where ours is written, while this one goes on."""
+        left = {journal_folder(ours).suffix, outbox_folder(ours).suffix}
+        if any(path.suffix in left and path.stem != f".{ours.stem}" for path in ours.parent.glob(".*")):
+            self._recovery = process.spawn("ether.recorder.recovery", "recovery")
+            process.give_orders(self._recovery, {"ours": str(ours), "log_level": _log_level()})
+
+    def _end_recovery(self) -> None:
+        """It may be killed at any point; the next session goes on with it."""
+        if self._recovery is not None and self._recovery.stdin is not None:
+            self._recovery.kill()
+            self._recovery.wait()
+            with contextlib.suppress(OSError):
+                self._recovery.stdin.close()
 
     def _take_names(self, names: list[str]) -> None:
         """Forget what dead instances of these names left on a broker; SessionError where a joined session has them."""
@@ -792,8 +811,6 @@ class Host:
         return found
 
     def _receive(self, message: Message, _receipt: Receipt | None) -> None:
-        for sender in self._for_the_dead:
-            sender.hear(message)
         if self._drops is not None and message.topic == brokers.DROPPED:
             self._drops.receive(message.payload)
             return
@@ -1011,6 +1028,7 @@ class Host:
         else:
             self._problems.append("the broker is gone; instances could not be told to finish")
             self._stop_by_hand(list(self._by_hand), budget)
+        self._end_recovery()
         for name in self._supervisor.close(2.0, told):
             self._problems.append(f"{name} did not stop by itself and was killed")
         for name, child in self._supervisor.children.items():
@@ -1085,7 +1103,6 @@ class Host:
         child = self._supervisor.children.get("recorder")
         if child is None or not child.alive or self._member is None:
             return
-        self._settle_for_the_dead()
         self._settle_remarks()
         self._member.leave(self.client.last_numbers())
         self.client.connection.flush(2.0)
@@ -1104,7 +1121,7 @@ class Host:
         self._problems += [f"not stored as a remark: {each.text}" for each in self._unstored.values()]
 
     def _settle_for_the_dead(self) -> None:
-        """Send what instances left behind that died and were not started again, and say their goodbyes."""
+        """Send what instances of a guest left behind that died for good; those of a session its recorder takes over."""
         connection = self.client.connection
         for folder in self._outboxes():
             if folder.name == "session":
@@ -1153,6 +1170,7 @@ class Host:
         self._closing.set()
         if self._starting is not None:
             self._starting.wait()  # a broker that is just starting has to be stopped too
+        self._end_recovery()
         self._supervisor.close(3.0)
         if hasattr(self, "client"):
             self._clear_retained()

@@ -14,7 +14,7 @@ import shutil
 import struct
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -26,7 +26,7 @@ from ether.journal import Journal, JournalReader, Record
 from ether.model import Message
 from ether.mqtt import Connection
 
-__all__ = ["LIMIT_BYTES", "Outbox", "Sender", "leftovers", "outbox_folder"]
+__all__ = ["LIMIT_BYTES", "Outbox", "Sender", "hand_over", "leftovers", "let_go", "outbox_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,41 @@ def leftovers(folder: Path, but: str = "") -> list[Path]:
         return sorted(each for each in folder.iterdir() if each.is_dir() and each.name != but)
     except OSError:
         return []
+
+
+def hand_over(folder: Path, take: Callable[[Message], None]) -> list[Outbox]:
+    """Hand over what dead publishers left below `outbox_folder`, as if each sent it again and said its goodbye.
+
+    Returns:
+        Their outboxes, for `let_go`.
+    """
+    boxes = []
+    for publisher in leftovers(folder):
+        for start in leftovers(publisher):
+            try:
+                outbox = Outbox(start)
+            except JournalError as exc:
+                logger.debug("%s: %s", publisher.name, exc)  # its publisher lives
+                continue
+            try:
+                for topic, payload in outbox.messages():
+                    take(Message(topics.resend(topic), payload, 1))
+            except JournalError as exc:
+                logger.error("%s: what it left in %s cannot be read: %s", publisher.name, start, exc)
+                outbox.close(remove=False)
+                continue
+            take(Message(topics.status(publisher.name), outbox.goodbye(), 1))
+            boxes.append(outbox)
+    return boxes
+
+
+def let_go(boxes: list[Outbox], stored: bool) -> None:
+    """Close what was handed over; and remove it, where all of it is durable."""
+    for outbox in boxes:
+        outbox.close(remove=stored)
+    for folder in {outbox.folder.parent.parent for outbox in boxes}:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # unless others have theirs in it
 
 
 @dataclass(slots=True)
@@ -213,6 +248,23 @@ class Outbox:
         """Return the last number of each topic."""
         with self._room:
             return {topic: track.next - 1 for topic, track in self.tracks.items() if track.next}
+
+    def messages(self) -> Iterator[tuple[str, bytes]]:
+        """Yield topic and payload of all that is kept and not known to be durable, as it was published."""
+        everything = {topic: _Track(track.next, track.stored, wanted=_span(track.stored, track.next))
+                      for topic, track in self.tracks.items()}  # fmt: skip
+        with JournalReader(self.folder, dropped=True) as reader:
+            for record in reader:
+                if (found := self._if_wanted(record.body, everything)) is not None:
+                    yield found
+
+    def goodbye(self) -> bytes:
+        """Return the status by which somebody else closes the account of this start, which died."""
+        content = {
+            "state": "disconnected", "boot": self.boot, "t": clock.now(), "last": self.last_numbers(),
+            "detail": "it died; what it had published was sent on its behalf", "outbox": "disk",
+        }  # fmt: skip
+        return json.dumps(content).encode()
 
     # Settling with the recorder
 
@@ -632,11 +684,7 @@ class Sender:
         question = outbox.farewell()
         if question is None:
             return
-        content = {
-            "state": "disconnected", "boot": outbox.boot, "t": clock.now(), "last": outbox.last_numbers(),
-            "detail": "it died; what it had published was sent on its behalf", "outbox": "disk",
-        }  # fmt: skip
-        self._connection.publish(topics.status(self.name), json.dumps(content).encode(), 1)
+        self._connection.publish(topics.status(self.name), outbox.goodbye(), 1)
         self._ask(outbox, question)
 
     # The end

@@ -29,6 +29,7 @@ from ether.cli import (
     param_verbs,
     plot,
     ps,
+    recover,
     replay,
     run_verbs,
     schema,
@@ -72,6 +73,7 @@ app.command("annotate")(annotate.annotate)
 app.add_typer(run_verbs.app, name="run")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
+app.command("recover")(recover.recover)
 app.command("replay")(replay.replay)
 app.command("export")(export.export)
 app.command("plot")(plot.plot)

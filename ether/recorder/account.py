@@ -157,7 +157,7 @@ class Account:
             for topic, number in last.items():
                 if type(number) is int and number >= 0:
                     track = self.tracks.get((name, boot, topic)) or self.open((name, boot, topic))
-                    track.last = number
+                    track.last = max(number, -1 if track.last is None else track.last)
 
     def described(self, name: str, about: dict[str, Any]) -> None:
         """Note a self-description, or a status that says as much: whether its publisher has an outbox."""

@@ -12,6 +12,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -29,6 +30,7 @@ from ether.journal import Journal, Record
 from ether.member import Member, new_boot
 from ether.model import About, Envelope, Message, State
 from ether.mqtt import Receipt, Tls
+from ether.outbox import hand_over, let_go, outbox_folder
 from ether.recorder.account import NOBODY, Account, numbering, readings_in
 from ether.recorder.disk import Disk
 from ether.recorder.entries import (
@@ -51,7 +53,7 @@ from ether.recorder.parts import Resume, is_taken
 from ether.recorder.pings import Pings
 from ether.recorder.redact import redacted
 
-__all__ = ["Ingest", "WriterProcess", "main"]
+__all__ = ["Ingest", "WriterProcess", "beside", "main"]
 
 logger = logging.getLogger(__name__)
 
@@ -256,10 +258,17 @@ class Ingest:
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
         self._thread.start()
 
-    def close(self, reason: str, timeout: float, connected: bool = True) -> bool:
-        """Commit what is queued and the end itself, and stop; False where the disk did not take it in time."""
+    def close(self, reason: str | None, timeout: float, connected: bool = True) -> bool:
+        """Commit what is queued and the end itself, and stop; False where the disk did not take it in time.
+
+        Args:
+            reason: goes into the journal; None for no end in order.
+            timeout: seconds.
+            connected: the broker was at hand to the last.
+        """
         with self._change:
-            self._queue.append(note(Kind.END, {"reason": reason, "connected": connected}))
+            if reason is not None:
+                self._queue.append(note(Kind.END, {"reason": reason, "connected": connected}))
             self._closing = True
             self._change.notify_all()
         assert self._thread is not None
@@ -703,7 +712,7 @@ class Recorder:
         self.file = Path(given["file"])
         self.journal_folder = journal_folder(self.file)
         if is_taken(self.file) and not self.journal_folder.exists():
-            self.file = _beside(self.file)  # what is sealed is never touched again
+            self.file = beside(self.file)  # what is sealed is never touched again
             self.journal_folder = journal_folder(self.file)
         self.wanted: list[str] = given.get("topics") or [topics.ALL]
         self.stopping = threading.Event()
@@ -901,14 +910,21 @@ class Recorder:
             threading.Event().wait(0.05)
         self.stop("the session's process died", within=_ORPHAN_S - _GOODBYES_S)
 
+    @property
+    def _way_out(self) -> str:
+        return f"ether recover {shlex.quote(str(self.file))}"
+
     def _stop_commanded(self) -> None:
         self.stop("stop")
 
     def _end(self) -> int:
         """Commit everything, let the writer finish and seal; 0 where the recording is proven and in place."""
         deadline = self.deadline if self.deadline is not None else clock.monotonic() + _SEAL_S
+        # Whoever died for good has nobody else to send what it left: it comes from its disk.
+        outboxes = hand_over(outbox_folder(self.file), lambda message: self.ingest.take(message, None))
         within = max(0.5, min(deadline - clock.monotonic(), 5.0))
         committed = self.ingest.close(self.reason, within, self.member.connection.connected)
+        let_go(outboxes, committed)
         if not committed:
             logger.error("recorder: not everything could be stored; publishers were not told that it was")
             self.writer.kill()
@@ -916,11 +932,11 @@ class Recorder:
         deaths = self.writer.deaths
         while not self.writer.watch():
             if clock.monotonic() > (self.deadline or deadline):
-                logger.warning("recorder: no time to finish the file; `ether recover %s` does it", self.file)
+                logger.warning("recorder: no time to finish the file; `%s` does it", self._way_out)
                 self.writer.kill()
                 return 1
             if self.writer.deaths - deaths > 2 * WriterProcess.DEADLY:
-                logger.error("recorder: the HDF5 writer cannot finish; `ether recover %s` may", self.file)
+                logger.error("recorder: the HDF5 writer cannot finish; `%s` may", self._way_out)
                 self.writer.kill()
                 return 1
             threading.Event().wait(0.02)
@@ -932,7 +948,7 @@ class Recorder:
         member = self.member
         try:
             if member.connection.connected:
-                detail = "" if code == 0 else f"not sealed; try `ether recover {self.file}`"
+                detail = "" if code == 0 else f"not sealed; try `{self._way_out}`"
                 if code == 0:
                     self._warnings.clear()
                     self._tell_alarms()
@@ -981,7 +997,7 @@ def _without_secrets(payload: bytes) -> bytes:
     return payload if clean == content else json.dumps(clean, separators=(",", ":")).encode()
 
 
-def _beside(file: Path) -> Path:
+def beside(file: Path) -> Path:
     """Return a name next to `file` that is free."""
     number = 2
     while is_taken(candidate := file.with_name(f"{file.stem}-{number}{file.suffix}")):

@@ -7,6 +7,7 @@ import functools
 import importlib
 import json
 import logging
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -1016,7 +1017,7 @@ def _open(path: Path) -> h5py.File:
     """Return the open file of a recording; RecordingError says in one line why there is none."""
     if not path.exists():
         left = journal_folder(path.absolute())
-        way_out = f"; a journal of it is left: ether recover {path}" if left.is_dir() else ""
+        way_out = f"; a journal of it is left: ether recover {shlex.quote(str(path))}" if left.is_dir() else ""
         raise RecordingError(f"{path}: no such file{way_out}")
     try:
         file = h5py.File(path, "r")

@@ -264,3 +264,57 @@ def test_other_components_never_see_what_is_sent_again(ether, workdir, broker_ki
     _agrees(report, workdir, set())
     assert sum(tally.duplicates for tally in report.tallies) >= 21
     assert len(seen) == len(set(seen)) > 0
+
+
+_SCRIPT = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1] / "parts")!r})
+from ether import ether
+ether.tap(CONFIG)
+ether.start()
+print("runs", flush=True)
+ether.wait(60)
+"""
+
+
+def _running(script, workdir, until):
+    """Return a session in a process of its own, and the processes of it by their names."""
+    running = script(_SCRIPT.replace("CONFIG", repr(_config("embedded", workdir, restart="never"))))
+    running.wait_for("runs")
+    until(lambda: _published(workdir) > 300, 20.0, "messages")
+    children = {child.cmdline()[-1]: child for child in psutil.Process(running.popen.pid).children()}
+    return running, children
+
+
+def test_what_a_killed_publisher_left_is_recorded_though_its_session_is_killed_too(script, workdir, processes, until):
+    running, children = _running(script, workdir, until)
+    children["recorder"].suspend()  # what is published from now on, only the outbox has
+    so_far = _published(workdir)
+    until(lambda: _published(workdir) > so_far + 300, 20.0, "messages")
+    children["counting"].kill()
+    running.signal(signal.SIGKILL)
+    children["recorder"].resume()
+    running.end()
+
+    until(lambda: processes() == [], 20.0, "the end of all children")
+    (recording,) = (workdir / "data").glob("*.h5")
+    _agrees(_proven(recording), workdir, {children["counting"].pid})
+
+
+def test_what_a_session_left_that_was_killed_as_a_whole_is_recovered_by_the_next(script, workdir, until):
+    running, children = _running(script, workdir, until)
+    children["recorder"].suspend()
+    so_far = _published(workdir)
+    until(lambda: _published(workdir) > so_far + 300, 20.0, "messages")
+    for child in (*children.values(), running.popen):
+        child.kill()
+    running.end()
+    (left,) = (workdir / "data").glob(".*.journal")
+
+    script("from ether import ether\nether.tap({'broker': 'embedded'})\nether.wait(60)\n")
+
+    until(lambda: not left.exists(), 30.0, "recovery")
+    recording = left.with_name(f"{left.stem[1:]}.h5")
+    report = verify(recording)
+    assert (report.state, report.missing, report.damage) == ("recovered", 0, [])
+    _agrees(report, workdir, {children["counting"].pid})

@@ -606,6 +606,15 @@ def _rotate(value: object) -> object:
     return None if value in (False, "off", "no") else value  # YAML reads `rotate: off` as false
 
 
+class Outbox(_Section):
+    """What a publisher keeps until it is recorded."""
+
+    size: Size = Field(default=64 << 20, description="At most so much for each publisher: `64MiB`.")
+    block: Duration = Field(
+        default=5.0, description="A publisher with a full outbox waits so long; then it goes on with an alarm."
+    )
+
+
 class Record(_Section):
     """What is recorded, and where."""
 
@@ -619,6 +628,7 @@ class Record(_Section):
         default_factory=lambda: Rotate.model_validate("256MB"),
         description="When to begin a new part: a size, a duration, both as a mapping, or `off`.",
     )
+    outbox: Outbox = Field(default_factory=Outbox, description="What publishers keep until it is recorded.")
 
     reserve: Size = Field(
         default=256_000_000, description="With less of the disk free nothing more is stored; publishers keep it."

@@ -111,8 +111,7 @@ class Guest:
         self.client.watch()
         given = self.outbox_orders(self.client.name)
         if given is not None:
-            self.client.outbox = Sender(self.connection, self.client.name, self.client.boot, Path(given["folder"]))
-            self.client.outbox.records(given["topics"], given["exclude"])
+            self.client.outbox = Sender.ordered(given, self.connection, self.client.name, self.client.boot)
 
     def outbox_orders(self, name: str) -> dict[str, Any] | None:
         """Return where a publisher keeps what the session's recorder has not confirmed; None where nobody records."""
@@ -121,7 +120,7 @@ class Guest:
         if about is None or recording is None:
             return None
         filters = [each for each, entry in about.subscribes.items() if entry.get("records")]
-        return _outbox_orders(recording, name, filters, about.kwargs.get("exclude", []))
+        return _outbox_orders(recording, name, filters, about.kwargs.get("exclude", []), about.kwargs.get("outbox"))
 
     @property
     def recording_here(self) -> Path | None:
@@ -524,6 +523,7 @@ class Host:
             "exclude": record.exclude,
             "reserve": record.reserve,
             "rotate": None if record.rotate is None else record.rotate.model_dump(),
+            "outbox": record.outbox.model_dump(),
             "session": {"id": self.id, "name": self.config.session.name, "started": self._since},
             "provenance": provenance,
             "log_level": _log_level(),
@@ -536,15 +536,13 @@ class Host:
         record = self.config.record
         if record is None or self.recording is None:
             return None
-        return _outbox_orders(self.recording, name, record.topics, record.exclude)
+        return _outbox_orders(self.recording, name, record.topics, record.exclude, record.outbox.model_dump())
 
     def _sender(self, name: str, member: Member) -> Sender | None:
         given = self._outbox(name)
         if given is None:
             return None
-        sender = Sender(member.connection, name, member.boot, Path(given["folder"]), counts=member.counts)
-        sender.records(given["topics"], given["exclude"])
-        return sender
+        return Sender.ordered(given, member.connection, name, member.boot, member.counts)
 
     def _orders(self, name: str, key: str, instance: InstanceConfig, url: str) -> dict[str, Any]:
         entry = self.config.registry.get(instance.class_path)
@@ -1246,8 +1244,10 @@ def _plain(url: str) -> str:
     return str(Address.parse(url))
 
 
-def _outbox_orders(recording: Path, name: str, filters: list[str], exclude: list[str]) -> dict[str, Any]:
-    return {"folder": str(outbox_folder(recording, name)), "topics": filters, "exclude": exclude}
+def _outbox_orders(
+    recording: Path, name: str, filters: list[str], exclude: list[str], limits: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {"folder": str(outbox_folder(recording, name)), "topics": filters, "exclude": exclude, **(limits or {})}
 
 
 def _as_orders(tls: Tls | None) -> dict[str, Any] | None:

@@ -498,6 +498,18 @@ class Sender:
         self._thread: threading.Thread | None = None
         self._trouble = ""
 
+    @classmethod
+    def ordered(
+        cls, given: Mapping[str, Any], connection: Connection, name: str, boot: str, counts: Counter[str] | None = None
+    ) -> Sender:
+        """Return a sender as a session's orders want it: ``folder``, ``topics``, ``exclude``, ``size``, ``block``."""
+        sender = cls(
+            connection, name, boot, Path(given["folder"]), counts=counts,
+            limit=given.get("size", LIMIT_BYTES), block_s=given.get("block", BLOCK_S),
+        )  # fmt: skip
+        sender.records(given["topics"], given["exclude"])
+        return sender
+
     def begin(self) -> None:
         """Listen to the recorder, and send what former starts left; the first message does so too."""
         with self._began:
@@ -677,9 +689,9 @@ class Sender:
         A broker may die with the goodbye, so the outbox stays until the recorder answers a question that followed it.
         """
         if outbox.parted:
+            outbox.close(remove=True)
             with self._began:
                 self._boxes.remove(outbox)
-            outbox.close(remove=True)
             return
         question = outbox.farewell()
         if question is None:

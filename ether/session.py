@@ -716,10 +716,7 @@ def main() -> None:
     member.on_message = lambda message, receipt: client.take(message)
     member.on_up = lambda session_present: client.renew_runs()
     if (given := orders["outbox"]) is not None:
-        member.outbox = client.outbox = Sender(
-            member.connection, name, member.boot, Path(given["folder"]), counts=member.counts
-        )
-        member.outbox.records(given["topics"], given["exclude"])
+        member.outbox = client.outbox = Sender.ordered(given, member.connection, name, member.boot, member.counts)
     try:
         member.open(orders["start_timeout"])
     except BrokerError as exc:

@@ -802,7 +802,10 @@ class Recorder:
             About(
                 NAME, class_name="ether.recorder", host=host, pid=pid,
                 subscribes={each: {"records": True} for each in self.wanted},
-                kwargs={"records": self.wanted, "exclude": self.ingest.exclude, "file": str(self.file)},
+                kwargs={
+                    "records": self.wanted, "exclude": self.ingest.exclude, "file": str(self.file),
+                    "outbox": self.given.get("outbox"),
+                },
             )
         )  # fmt: skip
         member.connection.subscribe(topics.widest([*self.wanted, _RESERVED_FILTER]))

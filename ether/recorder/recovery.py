@@ -19,8 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from ether import process
 from ether.errors import EtherError, JournalError
 from ether.journal import SUFFIX, Journal, JournalReader
@@ -29,6 +27,8 @@ from ether.recorder import seal
 from ether.recorder.account import NOBODY, Account
 from ether.recorder.entries import Kind, journal_folder, unpack
 from ether.recorder.ingest import Ingest, beside
+from ether.recorder.parts import Resume, first_of, is_taken
+from ether.recorder.reader import open_recording
 from ether.recorder.verify import verify
 
 __all__ = ["Recovered", "main", "recover", "unfinished"]
@@ -90,9 +90,10 @@ def recover(recording: Path) -> Recovered:
         JournalError: its recorder is running, or the disk refuses.
         RecordingError: the file does not hold what the journal holds; the journal stays.
     """
-    recording = recording.absolute()
+    recording = first_of(recording.absolute())
     outboxes = outbox_folder(recording)
-    whole = recording.exists() and not journal_folder(recording).is_dir()
+    shutil.rmtree(journal_folder(recording).with_suffix(seal.DROPPED), ignore_errors=True)
+    whole = is_taken(recording) and not journal_folder(recording).is_dir()
     target = beside(recording) if whole else recording
     taken = 0
     if _kept(outboxes):
@@ -101,8 +102,8 @@ def recover(recording: Path) -> Recovered:
             shutil.rmtree(journal_folder(target))  # nothing was new
     if not seal.recover(target):
         return Recovered(recording, made=False)
-    with h5py.File(target) as file:
-        return Recovered(target, True, int(file.attrs["messages"]), taken)
+    with open_recording(target) as made:
+        return Recovered(target, True, made.info()["messages"], taken)
 
 
 def _fold(outboxes: Path, target: Path, account: Account) -> int:
@@ -113,8 +114,14 @@ def _fold(outboxes: Path, target: Path, account: Account) -> int:
         trouble=troubles.append,
     )  # fmt: skip
     ingest.account = account
-    with Journal(journal_folder(target), replay=ingest.replayed) as journal:
-        before = _received(account)
+    if journal_folder(target).is_dir():
+        with seal.Held(journal_folder(target)):
+            pass  # its recorder has ended, and so have the writer and sealer of it
+    resume = Resume.load(journal_folder(target))
+    if resume.carry:
+        ingest.take_over(resume.carry)
+    with Journal(journal_folder(target), replay=ingest.replayed, start=resume.start) as journal:
+        before = _received(ingest.account)
         ingest.start(journal)
         if not journal.recovery.records:
             ingest.write(Kind.SESSION, {"file": str(target), "session": {"name": f"left of {outboxes.stem[1:]}"}})
@@ -123,7 +130,7 @@ def _fold(outboxes: Path, target: Path, account: Account) -> int:
         let_go(boxes, stored)
     if not stored:
         raise JournalError(None, troubles[-1] if troubles else f"{target}: the disk did not take it in time")
-    return _received(account) - before
+    return _received(ingest.account) - before
 
 
 def _received(account: Account) -> int:

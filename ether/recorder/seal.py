@@ -32,7 +32,7 @@ from ether.recorder.marker import SEALER, WRITER, hold
 from ether.recorder.parts import Part, Resume, first_of
 from ether.recorder.writer import LIBVER, Builder
 
-__all__ = ["content_sha256", "dataset_sha256", "main", "recover", "seal"]
+__all__ = ["DROPPED", "Held", "content_sha256", "dataset_sha256", "main", "recover", "seal"]
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +159,7 @@ def recover(file: str | os.PathLike[str]) -> bool:
     journal = journal_folder(target)
     if not journal.is_dir():
         return False
-    with _Held(journal):
+    with Held(journal):
         resume = Resume.load(journal)
         raw_only = _raw_only(journal, resume.start)
         with JournalReader(journal, start=resume.start) as reader:
@@ -224,8 +224,8 @@ def main() -> None:
     logger.info("recorder: %s is sealed and proven against the journal", part.target)
 
 
-class _Held:
-    """Holds a journal against its recorder, without opening (and so changing) it."""
+class Held:
+    """Holds a journal against its recorder, without opening (and so changing) it; JournalError where it is running."""
 
     def __init__(self, journal: Path) -> None:
         from ether.journal import _lock

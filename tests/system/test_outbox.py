@@ -199,10 +199,10 @@ class _Camera:
 
 
 def test_a_full_outbox_is_an_alarm_and_a_count_and_passes(ether, workdir, until):
-    ether.tap({"broker": "embedded", "session": {"stop_timeout": "10s"}})
+    record = {"outbox": {"size": "1MiB", "block": "200ms"}}
+    ether.tap({"broker": "embedded", "record": record, "session": {"stop_timeout": "10s"}})
     camera = ether.add(_Camera(), "camera")
     outbox = ether._host._by_hand["camera"][0].member.outbox
-    outbox._limit, outbox._block_s = 1 << 20, 0.2
     recorder = psutil.Process(_pid(ether, "recorder"))
     recorder.suspend()
     try:

@@ -97,6 +97,7 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
             "file": "{session}-{started}.h5",
             "rotate": {"size": 2_000_000_000, "every": None},
             "reserve": 256_000_000,
+            "outbox": {"size": 64 << 20, "block": 5.0},
         },
         "registry": {
             "vendor.thermo.Incubator": {

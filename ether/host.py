@@ -1138,15 +1138,20 @@ class Host:
             for each in leftovers(folder):
                 self._problems.append(f"{folder.name} published what is not recorded; it is kept in {each}")
             _remove_empty(folder)
-            _remove_empty(folder.parent)
+        if (place := self._outbox_place()) is not None:
+            _remove_empty(place)
 
     def _outboxes(self) -> list[Path]:
         """Return the folders of publishers that are ours to settle, one each."""
-        if self.recording is not None:
-            return leftovers(outbox_folder(self.recording))
+        place = self._outbox_place()
+        found = leftovers(place) if place is not None else []
+        return [each for each in found if self.recording is not None or each.name in self._supervisor.children]
+
+    def _outbox_place(self) -> Path | None:
+        """Return where outboxes are that are ours to settle; None where there are none."""
         elsewhere = self._guest.recording_elsewhere if self._guest is not None else None
-        found = leftovers(outbox_folder(elsewhere)) if elsewhere is not None else []
-        return [each for each in found if each.name in self._supervisor.children]
+        recording = self.recording or elsewhere
+        return outbox_folder(recording) if recording is not None else None
 
     def _clear_retained(self) -> None:
         """Leave no ghosts: what nobody will look for, on a broker that outlives us."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import queue
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,6 +16,7 @@ from ether import clock
 from ether.cli import output
 from ether.cli.arguments import AsJson, For, seconds
 from ether.cli.joined import joined
+from ether.cli.stopping import stop_on_signals
 from ether.model import Reading
 
 __all__ = ["app"]
@@ -158,15 +160,15 @@ def _readings(ether: Any, topic: str, limit: float | None, beat: float | None = 
     came: queue.SimpleQueue[tuple[float, Reading]] = queue.SimpleQueue()
     subscription = ether.subscribe(topic, lambda reading: came.put((clock.now(), reading)))
     end = None if limit is None else clock.monotonic() + limit
+    stop = threading.Event()
     try:
-        while end is None or clock.monotonic() < end:
-            rest = 0.5 if end is None else min(0.5, max(end - clock.monotonic(), 0.0))  # so that Ctrl-C is heard
-            try:
-                yield came.get(timeout=min(rest, beat or rest))
-            except queue.Empty:
-                if beat is not None:
-                    yield clock.now(), None
-    except KeyboardInterrupt:
-        pass
+        with stop_on_signals(stop):  # an exception might hit whoever prints what we yield
+            while not stop.is_set() and (end is None or clock.monotonic() < end):
+                rest = 0.1 if end is None else min(0.1, max(end - clock.monotonic(), 0.0))
+                try:
+                    yield came.get(timeout=min(rest, beat or rest))
+                except queue.Empty:
+                    if beat is not None:
+                        yield clock.now(), None
     finally:
         subscription.stop()

@@ -101,7 +101,8 @@ def test_damaged_streams_do_no_harm(
 
     def alone() -> bool:
         bystander.send(wire.unsubscribe("$SYS/broker/clients/total"))
-        bystander.expect(11)
+        while bystander.receive().kind != 11:  # a count may be on its way
+            pass
         bystander.subscribe(("$SYS/broker/clients/total", 0))
         return bystander.receive().payload == b"1"
 

@@ -210,7 +210,8 @@ class FaultBench:
                 "witness", "ether.session",
                 {"name": "witness", "url": self.url, "tls": None, "namespace": "", "cwd": str(self.folder),
                  "log_level": "INFO", "class_path": "fault_parts.Witness", "args": [str(self.folder)], "kwargs": {},
-                 "shown": {}, "pickled": "", "marks": {}, "outbox": outbox, "recorded": False, "started": True,
+                 "shown": {}, "pickled": "", "marks": {}, "params": {}, "outbox": outbox, "recorded": False,
+                 "started": True, "reload": False,
                  "start_timeout": 60.0, "drain_timeout": 10.0, "largest_payload": MAX_PAYLOAD,
                  "hang_after": None, "restart_hung": False},
             )  # fmt: skip

@@ -73,7 +73,7 @@ def test_check_tells_all_problems_and_exits_3(capsys: pytest.CaptureFixture[str]
 
     assert capsys.readouterr().err.splitlines() == [
         "ether: a.yaml:2:42: instances.oven.perid: unknown key; arguments of the class go under `kwargs`",
-        "ether: a.yaml:3:1: extra: unknown key; known here: session, broker, record, registry, instances, expect",
+        "ether: a.yaml:3:1: extra: unknown key; known here: session, broker, record, registry, instances, expect, metrics",
     ]
 
 
@@ -315,7 +315,7 @@ def test_plain_lines_are_one_per_change_and_one_every_30_seconds(capsys: pytest.
 
 def report(complete: bool) -> Report:
     hole = Tally("oven", "b1", "lab/oven", "L3", 0, 9, 9, 7, 7, 0, [[4, 4], [7, 8]], True, 0)
-    return Report("a.h5", "sealed" if complete else "open", 1234, tallies=[] if complete else [hole])
+    return Report("a.h5", "sealed" if complete else "open", messages=1234, tallies=[] if complete else [hole])
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_the_exit_code_says_how_it_went(
 ) -> None:
     last = replace(SNAPSHOT, states=states)
 
-    assert hosting.Outcome("lab", last, Path("a.h5"), report(complete), problems).exit_code == code
+    assert hosting.Outcome("lab", last, Path("a.h5"), report(complete), problems=problems).exit_code == code
 
 
 def test_the_summary_tells_what_ran_and_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,13 +19,15 @@ from ether.model import About, Annotation, Message, Reading, Run, State, Status
 from ether.mqtt import Connection
 from ether.outbox import RECORDER, Sender
 
-__all__ = ["CALL_TIMEOUT_S", "PROCESSES", "Client", "InstanceInfo", "Subscription", "read_run", "tag_tuple"]
+__all__ = ["CALL_TIMEOUT_S", "LOG", "PROCESSES", "Client", "InstanceInfo", "Subscription", "read_run", "tag_tuple"]
 
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
 PROCESSES = "processes"
 """The call by which a session tells what it knows of its processes."""
+LOG = "log"
+"""The call by which a session tells its last log lines; ``after`` is the ``next`` of an earlier answer."""
 _ASK_AGAIN_S = 2.0
 _GONE = (State.LOST, State.DISCONNECTED)
 _ABANDONED = "abandoned"

@@ -29,7 +29,7 @@ from urllib.parse import quote
 import ether as package
 from ether import brokers, clock, codecs, process, runtime, topics
 from ether.address import Address
-from ether.client import PROCESSES, Client
+from ether.client import LOG, PROCESSES, Client
 from ether.component import Component, check, load_class, registry_marks, source_of
 from ether.config import Config
 from ether.config import Instance as InstanceConfig
@@ -45,6 +45,7 @@ from ether.errors import (
 )
 from ether.expect import Expectations, Shortfall
 from ether.instance import Instance
+from ether.log import Line, SessionLog
 from ether.member import Member, new_boot
 from ether.metrics import Metrics
 from ether.model import About, Annotation, Message, State, Status, Summary
@@ -267,7 +268,14 @@ class Host:
         self._broker: brokers.Broker | None = None
         self._starting: _Later | None = None
         self._member: Member | None = None
-        self._supervisor = Supervisor(self._child_ended, self._child_gone, self._child_again)
+        self._log: SessionLog
+        self._log_handler: _LogToFile
+        self._logged: dict[str, State | None] = {}
+        """Members, by the state that the log names last."""
+        self._supervisor = Supervisor(
+            self._child_ended, self._child_gone, self._child_again, self._child_said,
+            pass_on=process.DETACHED not in os.environ,
+        )  # fmt: skip
         self._for_the_dead: list[Sender] = guest.for_the_dead if guest else []
         self._by_hand: dict[str, tuple[Instance, threading.Thread]] = {}
         self._metrics: Metrics | None = None
@@ -314,6 +322,10 @@ class Host:
             raise
 
     def _open(self) -> None:
+        running = [str(each["id"]) for each in runtime.running()]
+        self._log = SessionLog(self.config.session.name, self.id, self.config.named(), running)
+        self._log_handler = _LogToFile(self._log)
+        logger.addHandler(self._log_handler)
         wanted = {name: each for name, each in self.config.named().items() if each[1].autorun}
         self._starting = _Later(self._start_broker)  # the longest step first, and the others beside it
         waiting = {name: self._spawn(name, each) for name, (_, each) in wanted.items()}
@@ -448,7 +460,8 @@ class Host:
         self.client.on_change = self._status_changed
         member.on_message = self._receive
         member.connection.on_down = lambda reason: self.client.poke()
-        member.connection.subscribe([topics.command("session", "+"), topics.call("session", PROCESSES)])
+        member.connection.subscribe([topics.command("session", "+"), topics.call("session", "+")])
+        member.connection.subscribe([topics.log("+")], qos=0)
         if self._expected is not None:
             member.connection.subscribe(list(self.config.expect), qos=0)
         if self._drops is not None:
@@ -465,7 +478,7 @@ class Host:
             {
                 "id": self.id, "name": self.config.session.name, "namespace": self._namespace, "url": url,
                 "pid": os.getpid(), "started": self._since,
-                "folder": self._broker.temporary_folder if self._broker else None,
+                "folder": self._broker.temporary_folder if self._broker else None, "log": str(self._log.path),
             }
         )  # fmt: skip
 
@@ -484,7 +497,7 @@ class Host:
 
     @staticmethod
     def _describe(member: Member) -> None:
-        calls = {PROCESSES: {"params": {}, "kind": "get"}}
+        calls = {name: {"params": {}, "kind": "get"} for name in (PROCESSES, LOG)}
         about = About("session", host=socket.gethostname(), pid=os.getpid(), version=package.__version__, calls=calls)
         member.set_about(about)
 
@@ -817,6 +830,8 @@ class Host:
         if self.client.take(message):
             return
         reserved = topics.parse(message.topic)
+        if reserved is not None and reserved.kind == "log":
+            self._take_log(reserved.name, message.payload)
         if reserved is None or reserved.name != "session" or reserved.kind not in ("command", "call"):
             return
         try:
@@ -849,7 +864,7 @@ class Host:
 
     def _carry_out(self, order: topics.Reserved, fields: dict[str, Any]) -> Any:
         if order.kind == "call":
-            return self.processes()
+            return self._answer(order.verb, fields.get("params"))
         given = fields.get("names", fields.get("name"))
         names = [given] if isinstance(given, str) else given
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -861,6 +876,14 @@ class Host:
         if order.verb == "launch":
             return self.launch(names)
         raise SessionError(f"unknown order {order.verb!r}; known: stop, restart, launch")
+
+    def _answer(self, question: str, params: Any) -> Any:
+        if question == LOG:
+            after = params.get("after") if isinstance(params, dict) else 0
+            return self._log.recent(after if isinstance(after, int) else 0)
+        if question == PROCESSES:
+            return self.processes()
+        raise SessionError(f"unknown question {question!r}; known: {PROCESSES}, {LOG}")
 
     def _reply(self, fields: dict[str, Any], payload: bytes) -> None:
         reply_to = str(fields.get("reply_to", ""))
@@ -930,6 +953,11 @@ class Host:
             del self._unstored[identity]
 
     def _status_changed(self, name: str, status: Status | None) -> None:
+        state = status.state if status is not None else None
+        if state is not self._logged.get(name) and name != "session":
+            self._logged[name] = state
+            detail = status.detail.partition("\n")[0] if status is not None else ""
+            self._log.say("INFO", f"{name} is {state or 'cleared'}{f': {detail}' if detail else ''}")
         if status is not None and status.state is State.LOST:
             self.client.abandon_runs(name)
         child = self._supervisor.children.get(name)
@@ -938,6 +966,21 @@ class Host:
         if status.state in (State.LOST, State.ALERT) and not self._closing.is_set() and name not in self._failures:
             if status.detail and status.detail != "connection lost":
                 self._failures[name] = status.detail.rstrip()
+
+    def _take_log(self, name: str, payload: bytes) -> None:
+        """Enter what a member logs whose output does not come to us."""
+        if name in self._supervisor.children:
+            return
+        try:
+            fields = codecs.decode(payload)[0]
+        except PayloadError:
+            return  # a stranger's
+        level = str(fields.get("level", ""))
+        self._log.write([Line(clock.now(), name, str(fields.get("message", "")), "topic", level)])
+
+    def _child_said(self, child: Child, number: int, lines: list[str]) -> None:
+        pid = child.popen.pid if child.popen is not None else None
+        self._log.hear(child.name, pid, "stderr" if number == 2 else "stdout", lines)
 
     def _child_ended(self, child: Child) -> None:
         """A child ended and nobody had told it to, or had to be killed: say so to everybody."""
@@ -1193,6 +1236,8 @@ class Host:
             with self._broker_lock:
                 self._broker.__exit__(None, None, None)
         runtime.forget(self.id)
+        logger.removeHandler(self._log_handler)
+        self._log.close()
 
 
 def add(host: Host, target: Any, name: str) -> Any:
@@ -1298,6 +1343,18 @@ def _not_yet(config: Config) -> list[str]:
                 f"{config.where('instances', key, 'host')}: started on this machine; this version has no agents"
             )
     return found
+
+
+class _LogToFile(logging.Handler):
+    """Enters what ether logs in this process into the session's log."""
+
+    def __init__(self, log: SessionLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name != "ether.log":  # which says that it cannot be written
+            self._log.say(record.levelname, self.format(record))
 
 
 class _Later:

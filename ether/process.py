@@ -18,6 +18,7 @@ from typing import Any
 
 __all__ = [
     "DATE",
+    "DETACHED",
     "FORMAT",
     "HUNG_CODE",
     "RESTART_CODE",
@@ -33,10 +34,12 @@ RESTART_CODE = 75
 """Exit code of a child that was told to restart (EX_TEMPFAIL): its supervisor starts it again at once."""
 HUNG_CODE = 70
 """Exit code of a child that ended because it hung (EX_SOFTWARE), to be started again."""
+DETACHED = "ETHER_DETACHED"
+"""In the environment of a session that nobody looks at: what its processes say goes to its log alone."""
 _PATH = "ETHER_SYS_PATH"
-_STDERR = "ETHER_STDERR"
+_OUTPUT = "ETHER_OUTPUT"
 _pipe: int | None = None
-_stderr: int | None = None
+_output: list[int] = []
 
 
 def spawn(module: str, name: str, *, heard: bool = False) -> subprocess.Popen[bytes]:
@@ -47,13 +50,14 @@ def spawn(module: str, name: str, *, heard: bool = False) -> subprocess.Popen[by
     Args:
         module: imported by the child. Not run as ``-m``: the user's own ``__main__`` must be free to come along.
         name: shows in the process list.
-        heard: what it writes to stderr comes to us by `Popen.stderr`, which has to be read; once we are gone, it goes
-            where our own stderr went.
+        heard: what it writes to stdout and stderr comes to us by the `Popen` object, which has to be read; once we are
+            gone, it goes where our own output went.
     """
-    environment = {**os.environ, _PATH: os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
-    ours = os.dup(2) if heard and os.name == "posix" else None
-    if ours is not None:
-        environment[_STDERR] = str(ours)
+    environment = {name: value for name, value in os.environ.items() if name != DETACHED}
+    environment |= {_PATH: os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)}
+    ours = [os.dup(1), os.dup(2)] if heard and os.name == "posix" else []
+    if ours:
+        environment[_OUTPUT] = ",".join(map(str, ours))
     warnings = [argument for option in sys.warnoptions for argument in ("-W", option)]
     code = (
         f"import os, sys; sys.path[:] = os.environ.pop({_PATH!r}).split(os.pathsep); from {module} import main; main()"
@@ -62,14 +66,15 @@ def spawn(module: str, name: str, *, heard: bool = False) -> subprocess.Popen[by
         return subprocess.Popen(
             [sys.executable, "-u", *warnings, "-c", code, name],  # -u: prints appear when they are made
             stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE if heard else None,
             stderr=subprocess.PIPE if heard else None,
             env=environment,
             start_new_session=True,
-            pass_fds=() if ours is None else (ours,),
+            pass_fds=ours,
         )
     finally:
-        if ours is not None:
-            os.close(ours)
+        for each in ours:
+            os.close(each)
 
 
 def give_orders(child: subprocess.Popen[bytes], content: dict[str, Any]) -> None:
@@ -81,12 +86,12 @@ def give_orders(child: subprocess.Popen[bytes], content: dict[str, Any]) -> None
 
 def orders() -> dict[str, Any]:
     """Return the parent's orders; from then on stdin is empty for everybody else."""
-    global _pipe, _stderr
+    global _pipe
     _pipe = os.dup(0)
     os.set_inheritable(_pipe, False)
-    if (given := os.environ.pop(_STDERR, None)) is not None:
-        _stderr = int(given)
-        os.set_inheritable(_stderr, False)
+    _output[:] = map(int, filter(None, os.environ.pop(_OUTPUT, "").split(",")))
+    for each in _output:
+        os.set_inheritable(each, False)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
@@ -108,8 +113,8 @@ def on_orphaned(callback: Callable[[], None]) -> None:
     def watch() -> None:
         while os.read(pipe, 4096):
             pass
-        if _stderr is not None:
-            os.dup2(_stderr, 2)  # nobody reads our pipe any more
+        for ours, theirs in enumerate(_output, 1):
+            os.dup2(theirs, ours)  # nobody reads our pipes any more
         callback()
 
     threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _LAST_LINES = 20
 _LAST_WORDS_S = 0.05
-"""So long the end of a dead child's stderr is waited for: a process it started may hold it open."""
+"""So long the end of what a dead child wrote is waited for: a process it started may hold its pipes open."""
 _SIGNAL_S = 3.0
 """So long a child may take to end after a signal."""
 
@@ -82,8 +82,8 @@ class Child:
     """How it ended: ``exit code 1``, ``killed by SIGKILL``."""
     last_lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
     """What it wrote to stderr last."""
-    hearing: threading.Thread | None = None
-    """Passes its stderr on."""
+    hearing: list[threading.Thread] = field(default_factory=list)
+    """Pass its stderr and stdout on."""
     patience_s: float = 0.0
     """Longer than others it may take to end after SIGTERM: the recorder seals its file."""
     ended: threading.Event = field(default_factory=threading.Event)
@@ -120,6 +120,8 @@ class Supervisor:
         on_exit: Callable[[Child], None],
         on_gone: Callable[[Child], None],
         on_again: Callable[[Child], None] = lambda child: None,
+        on_output: Callable[[Child, int, list[str]], None] = lambda child, number, lines: None,
+        pass_on: bool = True,
     ) -> None:
         """Prepare. What it calls is called in a thread of its own, after a child ended; `child.exit` says how.
 
@@ -127,11 +129,15 @@ class Supervisor:
             on_exit: at each end that nobody asked for.
             on_gone: when it failed and is not started again.
             on_again: before it is started again; may change `child.orders`.
+            on_output: called, in a thread of its own, with lines that a child wrote to stdout (1) or stderr (2).
+            pass_on: whether what they write also goes where our own output goes.
         """
         self.children: dict[str, Child] = {}
         self._on_exit = on_exit
         self._on_gone = on_gone
         self._on_again = on_again
+        self._on_output = on_output
+        self._pass_on = pass_on
 
     def spawn(self, name: str, module: str, restart: Restart | None = None) -> Child:
         """Start a child that waits for its orders."""
@@ -198,6 +204,7 @@ class Supervisor:
         for child in self.children.values():
             if child.popen is not None and child.popen.stdin is not None:
                 _close_quietly(child.popen)
+            _hear_out(child)
         return killed
 
     def _start(self, child: Child) -> None:
@@ -205,8 +212,34 @@ class Supervisor:
         child.last_lines.clear()
         child.since, child.again_at = clock.now(), None
         child.popen = process.spawn(child.module, child.name, heard=True)
-        child.hearing = threading.Thread(target=_pass_on, args=(child,), name=f"stderr {child.name}", daemon=True)
-        child.hearing.start()
+        child.hearing = [
+            threading.Thread(target=self._hear, args=(child, number), name=f"{word} {child.name}", daemon=True)
+            for number, word in ((2, "stderr"), (1, "stdout"))
+        ]
+        for thread in child.hearing:
+            thread.start()
+
+    def _hear(self, child: Child, number: int) -> None:
+        """Pass a child's stdout or stderr on as it comes, and remember the last lines of stderr."""
+        assert child.popen is not None
+        pipe = child.popen.stderr if number == 2 else child.popen.stdout
+        assert pipe is not None
+        rest = b""
+        with pipe as stream:
+            while piece := os.read(stream.fileno(), 65_536):
+                if self._pass_on:
+                    _write(number, piece)
+                *lines, rest = (rest + piece).split(b"\n")
+                self._take_lines(child, number, lines)
+                rest = rest[-65_536:]
+        self._take_lines(child, number, [rest] if rest else [])
+
+    def _take_lines(self, child: Child, number: int, lines: list[bytes]) -> None:
+        found = [line.decode(errors="replace").rstrip("\r") for line in lines]
+        if number == 2:
+            child.last_lines.extend(found[-_LAST_LINES:])
+        if found:
+            self._on_output(child, number, found)
 
     def _watch(self, child: Child) -> None:
         """Wait for the end of a child, tell, and start it again where its policy says so."""
@@ -219,8 +252,7 @@ class Supervisor:
             code = child.popen.wait()
             _close_quietly(child.popen)
             child.exit = how(code)
-            if child.hearing is not None:
-                child.hearing.join(_LAST_WORDS_S)
+            _hear_out(child)
             expected = child.halt.is_set()
             child.state = ProcessState.EXITED
             if code != process.RESTART_CODE and (not expected or code not in (0, -signal.SIGTERM)):
@@ -261,21 +293,19 @@ class Supervisor:
         return not child.halt.is_set()
 
 
-def _pass_on(child: Child) -> None:
-    """Pass a child's stderr on to ours as it comes, and remember its last lines."""
-    assert child.popen is not None and child.popen.stderr is not None
-    rest = b""
-    with child.popen.stderr as stream:
-        while piece := os.read(stream.fileno(), 65_536):
-            try:
-                os.write(2, piece)
-            except OSError:  # our own stderr is closed or its reader gone: the lines are remembered all the same
-                logger.debug("stderr cannot be written", exc_info=True)
-            *lines, rest = (rest + piece).split(b"\n")
-            child.last_lines.extend(line.decode(errors="replace").rstrip("\r") for line in lines[-_LAST_LINES:])
-            rest = rest[-65_536:]
-    if rest:
-        child.last_lines.append(rest.decode(errors="replace"))
+def _write(number: int, piece: bytes) -> None:
+    try:
+        while piece:
+            piece = piece[os.write(number, piece) :]
+    except OSError:  # our own output is closed or its reader gone: the lines are remembered all the same
+        logger.debug("descriptor %d cannot be written", number, exc_info=True)
+
+
+def _hear_out(child: Child) -> None:
+    """Wait a moment for the end of what a child that has ended wrote."""
+    deadline = clock.monotonic() + _LAST_WORDS_S
+    for thread in child.hearing:
+        thread.join(max(0.0, deadline - clock.monotonic()))
 
 
 def _wait(child: Child, deadline: float) -> bool:

@@ -83,6 +83,7 @@ def _set_up_machine(place: Path, patch: pytest.MonkeyPatch) -> Machine:
     machine.temporary.mkdir()
     patch.setenv("XDG_RUNTIME_DIR", str(machine.runtime))
     patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    patch.setenv("XDG_STATE_HOME", str(place / "state"))
     patch.setenv("TMPDIR", str(machine.temporary))
     patch.setattr("tempfile.tempdir", str(machine.temporary))
     patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "broker")]))

@@ -25,6 +25,7 @@ from ether.cli import (
     info,
     init,
     instances,
+    logs,
     output,
     param_verbs,
     plot,
@@ -66,6 +67,7 @@ app.command("stop")(instances.stop)
 app.command("restart")(instances.restart)
 app.command("ps")(ps.ps)
 app.command("status")(status.status)
+app.command("logs")(logs.logs)
 app.add_typer(topic.app, name="topic")
 app.command("call")(call.call)
 app.add_typer(param_verbs.app, name="param")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ether import clock
+from ether import clock, process
 from ether.cli import output
 from ether.cli.stopping import stop_on_signals
 from ether.cli.verify import verdict
@@ -208,7 +209,7 @@ def _tell_ready(config: Config, info: dict[str, Any]) -> None:
 def _reporter() -> Iterator[Callable[[Snapshot], None]]:
     """Yield what shows a snapshot: one live line on a terminal, a line for each change otherwise."""
     if not _on_terminal():
-        yield _Lines()
+        yield _Lines(None if process.DETACHED in os.environ else _LINE_EVERY_S)
         return
     from rich.live import Live
     from rich.text import Text

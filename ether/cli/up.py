@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ether import process
 from ether.cli import hosting, output
 from ether.cli.arguments import ConfigFile, For, Overrides, seconds
 from ether.cli.joined import find_classes_from
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from ether.config import Config
 
 __all__ = ["up"]
+
+_OUTPUT_BYTES = 1_000_000
+"""With more in it a new file is begun for what a detached session says itself."""
 
 
 def up(
@@ -71,20 +76,25 @@ def _detach(config: Config, arguments: list[str]) -> int:
     folder = Path(config.session.data)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{config.session.name}.log"
+    if log.exists() and log.stat().st_size > _OUTPUT_BYTES:
+        log.replace(log.with_suffix(".log.1"))
     command = [sys.executable, "-m", "ether.cli", "up", *arguments]
-    with log.open("wb") as file:
+    with log.open("ab") as file:
+        begin = file.tell()
         child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            env={**os.environ, process.DETACHED: "1"},
+        )  # fmt: skip
     while True:
-        said = log.read_text(encoding="utf-8", errors="replace")
+        said = log.read_bytes()[begin:].decode(errors="replace")
         if f"\n{hosting.READY}" in f"\n{said}":
-            output.note(f"{config.session.name}: runs as process {child.pid}, its log is {log}; `ether down` ends it")
+            name = config.session.name
+            output.note(f"{name}: runs as process {child.pid}; `ether logs -f` shows its log, `ether down` ends it")
             child.returncode = 0  # it outlives us on purpose: nothing to wait for, and no warning about it
             return 0
         try:
             code = child.wait(0.05)
         except subprocess.TimeoutExpired:
             continue
-        sys.stderr.write(log.read_text(encoding="utf-8", errors="replace"))
+        sys.stderr.write(log.read_bytes()[begin:].decode(errors="replace"))
         return code or 1

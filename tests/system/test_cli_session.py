@@ -65,7 +65,8 @@ class Bench:
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("ETHER_")}
         paths = os.pathsep.join(filter(None, (str(ROOT), str(ROOT / "broker"), kept.get("PYTHONPATH"))))
-        return {**kept, "XDG_RUNTIME_DIR": str(self.folder), "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
+        places = {"XDG_RUNTIME_DIR": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")}
+        return {**kept, **places, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
 
     def run(self, *words: str, code: int = 0) -> str:
         """Return what a command printed; it must exit with `code`."""
@@ -167,6 +168,18 @@ def test_status_shows_broker_and_recording(running: Bench) -> None:
     assert "recording  off" in told
     found = json.loads(running.run("status", "--json"))
     assert (found["session"]["name"], len(found["instances"])) == ("lab", 2)
+
+
+def test_logs_are_followed_until_ctrl_c(running: Bench) -> None:
+    following = running.start("logs", "-f", "--grep", "sensor is")
+    following.until("sensor is ready")
+
+    running.run("restart", "sensor")
+
+    following.until("sensor is disconnected")
+    following.until("sensor is ready")
+    following.process.send_signal(signal.SIGINT)
+    assert following.finish()[0] == 0
 
 
 def test_call_prints_the_result_and_tells_failures(running: Bench) -> None:
@@ -322,9 +335,18 @@ def test_up_ends_by_itself_and_overrides_hold(bench: Bench) -> None:
 def test_a_detached_session_runs_until_down(bench: Bench) -> None:
     bench.run("init", "lab")
 
+    components = bench.folder / "lab" / "components.py"
+    components.write_text(components.read_text() + "\nprint('components are imported')\n")
     assert "`ether down` ends it" in bench.run("up", "lab/session.yaml", "--set", "record=off", "--detach")
     assert len(bench.rows("ps")) == 2
+    following = bench.start("logs", "-f")
+    following.until("began")
     assert bench.run("down") == "lab: stopped\n"
+    code, said = following.finish()
+    assert code == 0 and " - sensor:" in said and " - stdout - components are imported" in said
+    assert said.endswith("ended")
+    (own,) = (bench.folder / "data").glob("*.log")
+    assert "components are imported" not in own.read_text().partition("ready:")[2], "it would grow without bounds"
     assert "no session runs" in bench.run("down", code=4)
 
 

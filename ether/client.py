@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -282,12 +283,21 @@ class Client:
         token = secrets.token_hex(4)
         event = self._echoes[token] = threading.Event()
         self.connection.publish(self._reply_topic, codecs.encode({"echo": token}), 1)
-        return event.wait(timeout)
+        return clock.wait(event.is_set, event.wait, timeout)
 
     def wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until a condition on statuses and descriptions holds; False when `timeout` seconds have passed."""
-        with self._changed:
-            return self._changed.wait_for(condition, timeout)
+
+        def holds() -> bool:
+            with self._changed:
+                return condition()
+
+        def sleep(seconds: float) -> None:
+            with self._changed:
+                if not condition():
+                    self._changed.wait(seconds)
+
+        return clock.wait(holds, sleep, timeout)
 
     def poke(self) -> None:
         """Have waiters look at their condition again."""
@@ -490,7 +500,7 @@ class Client:
         again_s = _ASK_AGAIN_S
         while True:
             try:
-                return future.result(max(0.0, min(again_s, deadline - clock.monotonic())))
+                return _result(future, max(0.0, min(again_s, deadline - clock.monotonic())))
             except FutureTimeout:
                 if clock.monotonic() >= deadline:
                     future.cancel()
@@ -528,7 +538,7 @@ class Client:
         failures: list[CallError] = []
         for label, future in futures.items():
             try:
-                results[label] = future.result(max(0.0, deadline - clock.monotonic()))
+                results[label] = _result(future, max(0.0, deadline - clock.monotonic()))
             except FutureTimeout:
                 failures.append(CallTimeout(f"{label} did not finish within {limit:g} s"))
             except CallError as exc:
@@ -587,7 +597,7 @@ class Client:
             self.connection.publish(topics.ANNOTATION, payload, 1)
             while True:
                 try:
-                    future.result(max(0.0, min(again_s, deadline - clock.monotonic())))
+                    _result(future, max(0.0, min(again_s, deadline - clock.monotonic())))
                 except FutureTimeout:
                     if clock.monotonic() >= deadline:
                         status = self.statuses.get(RECORDER)
@@ -637,6 +647,17 @@ class Client:
 
 
 _NOBODY = Status(State.LOST)
+
+
+def _result(future: Future[Any], timeout: float) -> Any:
+    """Return what a future results in, or raise that; FutureTimeout after `timeout` seconds."""
+
+    def sleep(seconds: float) -> None:
+        with contextlib.suppress(FutureTimeout, CancelledError):
+            future.exception(seconds)
+
+    clock.wait(future.done, sleep, timeout)
+    return future.result(0)
 
 
 def read_run(content: Mapping[str, Any]) -> Run:

@@ -1,14 +1,22 @@
-"""The only file that asks the time."""
+"""The only file that asks the time, and in which ether waits: a test can put another clock in its place."""
 
 from __future__ import annotations
 
 import re
+import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from ether.errors import named, suggest
 
-__all__ = ["SECONDS", "compact", "monotonic", "monotonic_ns", "now", "now_ns", "seconds", "text"]
+__all__ = [
+    "SECONDS", "compact", "monotonic", "monotonic_ns", "now", "now_ns", "seconds", "take", "text", "thread", "wait",
+]  # fmt: skip
+
+T = TypeVar("T")
 
 monotonic = time.monotonic
 """Seconds on a clock that never jumps: for deadlines and durations."""
@@ -20,6 +28,35 @@ now_ns = time.time_ns
 def now() -> float:
     """Return seconds since the Unix epoch, UTC, rounded to the microsecond the wire carries."""
     return time.time_ns() // 1000 / 1e6
+
+
+def wait(done: Callable[[], bool], sleep: Callable[[float], object], timeout: float) -> bool:
+    """Wait until something is done; False after `timeout` seconds.
+
+    Args:
+        done: whether it is.
+        sleep: returns when it may be, or after so many seconds; earlier does no harm.
+        timeout: may be ``inf``, if `sleep` can do with that.
+    """
+    deadline = monotonic() + timeout
+    while not done():
+        left = deadline - monotonic()
+        if left <= 0:
+            return False
+        sleep(left)
+    return True
+
+
+def take(work: SimpleQueue[T], timeout: float | None) -> T:
+    """Return what is next on a queue; queue.Empty after `timeout` seconds."""
+    return work.get(timeout=timeout)
+
+
+def thread(work: Callable[..., object], *args: Any, name: str) -> threading.Thread:
+    """Start a daemon thread that lives by this clock."""
+    begun = threading.Thread(target=work, args=args, name=name, daemon=True)
+    begun.start()
+    return begun
 
 
 def text(unix_s: float) -> str:

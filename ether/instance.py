@@ -16,6 +16,7 @@ import traceback
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -155,6 +156,7 @@ class Instance:
         self._plain = {name: getattr(target, name) for name in component.methods}
         self._shadowed: list[str] = []
         self._loop: Loop | None = None
+        self._watchdog: Watchdog | None = None
         self._shadow()
         member.on_message = self._receive
         member.describe = self._measures
@@ -180,7 +182,7 @@ class Instance:
             else:
                 self.member.set_status(State.ALERT, f"{self._hung}\n{where}")
 
-        Watchdog(lambda: self._busy, hang_after, hung)
+        self._watchdog = Watchdog(lambda: self._busy, hang_after, hung)
 
     # --- life
 
@@ -262,7 +264,7 @@ class Instance:
                 return self._queue.get_nowait()
             wait = self._wait_s()
             if self._loop is None:
-                return self._queue.get(timeout=wait)
+                return clock.take(self._queue, wait)
             if self._queue.empty():
                 self._loop.idle(lambda: not self._queue.empty(), wait)
             return self._queue.get_nowait()
@@ -342,9 +344,7 @@ class Instance:
                 self._timers.append(_Timer(method, min(periods), now))
         for method, hook in self.component.hooks("start"):
             if hook.background:
-                thread = threading.Thread(target=self._run_beside, args=(method,), name=method.label, daemon=True)
-                self._background.append(thread)
-                thread.start()
+                self._background.append(clock.thread(self._run_beside, method, name=method.label))
             else:
                 self._invoke(method, (), {})
 
@@ -399,7 +399,7 @@ class Instance:
             if close is not None:
                 close()
         for thread in self._background:
-            thread.join(max(0.1, (self._stop_by or 0) - clock.monotonic()))
+            clock.wait(partial(_ended, thread), thread.join, max(0.1, (self._stop_by or 0) - clock.monotonic()))
         if self._safe_asked:  # after the last message, which might have switched something on
             self.unsafe = not self._run_hooks("safe")
         for verb in ("save_all", "cleanup", "shutdown"):
@@ -412,6 +412,8 @@ class Instance:
             vars(self.target).pop(name, None)
         if self._loop is not None:
             self._loop.close()
+        if self._watchdog is not None:
+            self._watchdog.close()
 
     # --- incoming, in the network thread
 
@@ -920,6 +922,10 @@ def _run_alone(awaitable: Any) -> Any:
         return loop.run(awaitable)
     finally:
         loop.close()
+
+
+def _ended(thread: threading.Thread) -> bool:
+    return not thread.is_alive()
 
 
 def _is_async(function: Any) -> bool:

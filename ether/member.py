@@ -70,8 +70,9 @@ class Member:
     """One named client. Its status and description are announced at every (re)connect and repeated as a heartbeat."""
 
     def __init__(
-        self, url: str, name: str, *, namespace: str = "", boot: str | None = None, every: float = 2.0, **options: Any
-    ) -> None:
+        self, url: str, name: str, *, namespace: str = "", boot: str | None = None, every: float = 2.0,
+        connect: Callable[..., Connection] = Connection, **options: Any,
+    ) -> None:  # fmt: skip
         """Prepare; nothing is sent before `open`.
 
         Args:
@@ -80,6 +81,7 @@ class Member:
             namespace: put before every topic.
             boot: boot id; a new one by default.
             every: seconds between repeated statuses; a watcher takes silence of three times that for a loss.
+            connect: makes the connection.
             options: for `Connection`: persistent, manual_ack, tls, client_id.
         """
         self.name = topics.check_name(name)
@@ -100,9 +102,7 @@ class Member:
         self._closed = threading.Event()
         will = Status(State.LOST, self.boot, detail="connection lost")
         options.setdefault("client_id", f"{name}-{self.boot}")
-        self.connection = Connection(
-            url, namespace=namespace, will=(topics.status(name), _status_json(will)), **options
-        )
+        self.connection = connect(url, namespace=namespace, will=(topics.status(name), _status_json(will)), **options)
         self.connection.on_message = self._receive
         self.connection.on_up = self._came_up
         self._log_handler: _LogToTopic | None = None
@@ -119,7 +119,7 @@ class Member:
         """Connect and announce; BrokerError where that fails."""
         self.connection.subscribe([topics.status(self.name), topics.about(self.name)])
         self.connection.open(timeout)
-        threading.Thread(target=self._beat, name=f"heartbeat {self.name}", daemon=True).start()
+        clock.thread(self._beat, name=f"heartbeat {self.name}")
 
     def set_about(self, about: About) -> None:
         """Announce the self-description, now and at every reconnect."""
@@ -178,7 +178,7 @@ class Member:
                 return
             counts = {key: count for key, count in {**self.counts, **self.describe()}.items() if count}
             status = replace(self._status, counts=counts)
-            if self.connection.connected or threading.current_thread() is self.connection._thread:  # noqa: SLF001
+            if self.connection.connected or self.connection.in_network_thread:
                 self.connection.publish(topics.status(self.name), _status_json(status), 1, retain=True)
 
     def _announce_about(self) -> None:
@@ -205,7 +205,7 @@ class Member:
 
     def _beat(self) -> None:
         every = self._status.every or 2.0
-        while not self._closed.wait(every):
+        while not clock.wait(self._closed.is_set, self._closed.wait, every):
             with contextlib.suppress(EtherError):  # closed meanwhile
                 if self.connection.connected:
                     with self._announcing:

@@ -120,6 +120,9 @@ class _Client(Client):
 
     held = False
     network: threading.Thread | None = None
+    dial: Callable[[], Any] | None = None
+    """Returns a socket that is connected; None has paho do it."""
+    direct: float = _DIRECT
 
     def __init__(self, deliver: Callable[[str, bytes, int, bool, bool, int], object], **options: Any) -> None:
         super().__init__(CallbackAPIVersion.VERSION2, **options)
@@ -180,7 +183,7 @@ class _Client(Client):
         return len(self._out_packet)
 
     def _create_socket(self) -> Any:
-        return _ReadAhead(super()._create_socket())  # type: ignore[arg-type]  # paho's SocketLike is a socket here
+        return _ReadAhead(self.dial() if self.dial is not None else super()._create_socket())  # type: ignore[arg-type]  # paho's SocketLike is a socket here
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         rc = super().loop_read(max_packets)
@@ -205,7 +208,7 @@ class _Client(Client):
         )  # fmt: skip
         if self.held or threading.current_thread() is self.network:
             pass  # written by whoever holds, or at the end of the network thread's round
-        elif len(self._in_flight) <= _DIRECT:
+        elif len(self._in_flight) <= self.direct:
             self.write_now()
         elif idle:  # a burst: the network thread joins packets into few writes
             self._wake()
@@ -390,20 +393,23 @@ class Connection:
 
     def open(self, timeout: float = 10.0) -> None:
         """Connect, or raise BrokerError: at once where the broker refuses us, after `timeout` seconds otherwise."""
+        self._begin()
+        clock.wait(
+            lambda: self._up.is_set() or self._refusal is not None, lambda left: self._up.wait(min(left, 0.05)), timeout
+        )
+        if self._up.is_set():
+            return
+        refusal, trouble = self._refusal, self._trouble
+        self.close(0)
+        if refusal is not None:
+            raise BrokerError(f"broker {self.address} refused {self.client_id!r}: {refusal}")
+        raise BrokerError(f"no broker at {self.address} within {timeout:g} s: {trouble}")
+
+    def _begin(self) -> None:
         self._thread = threading.Thread(target=self._run, name=f"mqtt {self.client_id}", daemon=True)
         self._client.network = self._thread
         self._client._thread = self._thread  # noqa: SLF001 - tells paho that a network thread exists
         self._thread.start()
-        deadline = clock.monotonic() + timeout
-        while not self._up.wait(0.05):
-            if self._refusal is not None:
-                refusal = self._refusal
-                self.close(0)
-                raise BrokerError(f"broker {self.address} refused {self.client_id!r}: {refusal}")
-            if clock.monotonic() > deadline:
-                trouble = self._trouble
-                self.close(0)
-                raise BrokerError(f"no broker at {self.address} within {timeout:g} s: {trouble}")
 
     def subscribe(self, filters: Iterable[str], qos: int = 1) -> None:
         """Subscribe, now and again after every reconnect; returns when the broker has granted it.
@@ -433,11 +439,11 @@ class Connection:
             if rc != MQTTErrorCode.MQTT_ERR_SUCCESS or packet_id is None:
                 return
             self._granted[packet_id] = answered
-        if threading.current_thread() is self._thread:
-            return
-        while not answered.wait(0.5):
-            if self._closing.is_set() or not self.connected:
-                return
+        if not self.in_network_thread:
+            clock.wait(
+                lambda: answered.is_set() or self._closing.is_set() or not self.connected,
+                lambda left: answered.wait(min(left, 0.5)), float("inf"),
+            )  # fmt: skip
 
     def publish(self, topic: str, payload: bytes, qos: int = 1, retain: bool = False) -> bool:
         """Send one message; blocks while 500 are unacknowledged (but never in the network thread).
@@ -452,7 +458,7 @@ class Connection:
         """
         client = self._client
         window = _WINDOW if qos < 2 else _WINDOW_QOS_2
-        if qos and client.unacknowledged >= window and threading.current_thread() is not self._thread:
+        if qos and client.unacknowledged >= window and not self.in_network_thread:
             self._wait_for_room(window)
         if self._closing.is_set():
             raise BrokerError(f"{self.client_id}: the connection to {self.address} is closed; {topic!r} was not sent")
@@ -475,13 +481,13 @@ class Connection:
 
     def _wait_for_room(self, window: int) -> None:
         started = clock.monotonic()
-        warned = 0.0
-        while self._client.unacknowledged >= window and not self._closing.is_set():
-            self._wait_for_acknowledgement(0.5)
+
+        def room() -> bool:
+            return self._client.unacknowledged < window or self._closing.is_set()
+
+        while not clock.wait(room, lambda left: self._wait_for_acknowledgement(min(left, 0.5)), 10.0):
             waited = clock.monotonic() - started
-            if waited > warned + 10.0:
-                warned = waited
-                logger.warning("%s: waiting %.0f s for the broker to acknowledge", self.client_id, waited)
+            logger.warning("%s: waiting %.0f s for the broker to acknowledge", self.client_id, waited)
 
     def _wait_for_acknowledgement(self, timeout: float) -> None:
         with self._client.acknowledged:
@@ -507,13 +513,15 @@ class Connection:
 
         Unless `patient`, it gives up as soon as the connection is lost.
         """
-        deadline = clock.monotonic() + timeout
-        while self._client.unacknowledged or self._client.unwritten:
-            left = deadline - clock.monotonic()
-            if left <= 0 or not (patient or self.connected):
-                return False
-            self._wait_for_acknowledgement(min(left, 0.02))
-        return True
+
+        def settled() -> bool:
+            return not (self._client.unacknowledged or self._client.unwritten)
+
+        clock.wait(
+            lambda: settled() or not (patient or self.connected),
+            lambda left: self._wait_for_acknowledgement(min(left, 0.02)), timeout,
+        )  # fmt: skip
+        return settled()
 
     def close(self, timeout: float = 5.0) -> bool:
         """Flush for at most `timeout` seconds, disconnect (so no will is sent); True if all was confirmed."""
@@ -521,7 +529,7 @@ class Connection:
         self._closing.set()
         if self.connected:
             self._client.disconnect()
-        if self._thread is not None and threading.current_thread() is not self._thread:
+        if self._thread is not None and not self.in_network_thread:
             self._thread.join(max(timeout, 1.0))
         return flushed
 

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from ether.client import Client, InstanceInfo, Subscription
     from ether.config import Config
     from ether.host import Host
+    from ether.instance import Instance
+    from ether.member import Member
     from ether.recorder.reader import Recording
     from ether.replay import Replayed
 
-__all__ = ["Ether", "RunHandle", "Summary", "ether", "main"]
+__all__ = ["Ether", "RunHandle", "Summary", "ether", "main", "make_instance"]
 
 logger = logging.getLogger("ether")
 
@@ -691,12 +693,10 @@ def main() -> None:
     from ether import process, reload
     from ether.client import Client
     from ether.component import Component, bind, load_class, registry_marks
-    from ether.decorators import Param
-    from ether.instance import Instance, make_safe
+    from ether.instance import make_safe  # and what it imports
     from ether.member import Member
     from ether.mqtt import Tls
     from ether.outbox import Sender
-    from ether.params import Params
 
     # A handler that computes must not keep the network thread from the interpreter for Python's usual 5 ms.
     sys.setswitchinterval(0.001)
@@ -724,20 +724,7 @@ def main() -> None:
     member.log_to_topic()
     ether._attach(client)  # noqa: SLF001 - user code in this process calls through it
     try:
-        cls, given, kwargs = _unpack(orders, load_class)
-        component = Component.of(cls, registry_marks(orders["marks"]))
-        args, kwargs = bind(cls, given, kwargs)
-        target = cls(*args, **kwargs)
-        shown = json.loads(json.dumps(orders["shown"], default=repr))
-        params = Params(target, {name: Param(**each) for name, each in orders["params"].items()})
-        for param, (value, by, at) in orders.get("set_params", {}).items():  # before this start, by somebody
-            try:
-                params.set(param, value, by, at)
-            except FieldError as exc:  # its source has been edited meanwhile
-                logger.warning("%s: not set again: %s", name, exc)
-        instance = Instance(component, target, member, **shown, drain_timeout=orders["drain_timeout"], params=params)
-        instance.take_first = client.take
-        instance.share_numbers(client)
+        instance = make_instance(orders, member, client, load_class)
         if (hang_after := orders["hang_after"]) is not None:
             instance.watch(hang_after, partial(_end_hung, member) if orders["restart_hung"] else None)
         instance.open()
@@ -758,6 +745,37 @@ def main() -> None:
         raise SystemExit(1)  # the supervisor then has another object of the class do it
     if instance.restart_asked:
         raise SystemExit(process.RESTART_CODE)
+
+
+def make_instance(orders: dict[str, Any], member: Member, client: Client, load: Callable[[str], type]) -> Instance:
+    """Return an instance on an object of the class that the orders name, not opened yet.
+
+    Args:
+        orders: as its host gives them.
+        member: its voice.
+        client: what its user's code calls through.
+        load: the class that a class path names.
+    """
+    from ether.component import Component, bind, registry_marks
+    from ether.decorators import Param
+    from ether.instance import Instance
+    from ether.params import Params
+
+    cls, given, kwargs = _unpack(orders, load)
+    component = Component.of(cls, registry_marks(orders["marks"]))
+    args, kwargs = bind(cls, given, kwargs)
+    target = cls(*args, **kwargs)
+    shown = json.loads(json.dumps(orders["shown"], default=repr))
+    params = Params(target, {name: Param(**each) for name, each in orders["params"].items()})
+    for param, (value, by, at) in orders.get("set_params", {}).items():  # before this start, by somebody
+        try:
+            params.set(param, value, by, at)
+        except FieldError as exc:  # its source has been edited meanwhile
+            logger.warning("%s: not set again: %s", member.name, exc)
+    instance = Instance(component, target, member, **shown, drain_timeout=orders["drain_timeout"], params=params)
+    instance.take_first = client.take
+    instance.share_numbers(client)
+    return instance
 
 
 def _unpack(orders: dict[str, Any], load: Callable[[str], type]) -> tuple[type, list[Any], dict[str, Any]]:

@@ -49,7 +49,9 @@ class Restart:
     within_s: float = 300.0
     """More than `max` restarts in so many seconds is fatal."""
     backoff_s: tuple[float, float] = (0.2, 30.0)
-    """First and longest wait; it doubles in between, with jitter."""
+    """First and longest wait; it doubles in between."""
+    jitter: float = 0.25
+    """By so large a share, at most, a wait is shorter, at random."""
 
     def wait_s(self, earlier: deque[float]) -> float | None:
         """Return the seconds to wait before another start; None where there were too many.
@@ -65,7 +67,7 @@ class Restart:
         earlier.append(now)
         first, longest = self.backoff_s
         wait: float = min(first * 2 ** (len(earlier) - 1), longest)
-        return wait * random.uniform(0.75, 1.0)  # noqa: S311 - jitter
+        return wait * random.uniform(1.0 - self.jitter, 1.0)  # noqa: S311 - jitter
 
 
 @dataclass(slots=True)

@@ -12,6 +12,8 @@ from ether import clock
 
 __all__ = ["Watchdog", "stacks"]
 
+_CLOSE_S = 5.0
+
 
 class Watchdog:
     """Looks at a worker from a thread of its own.
@@ -34,19 +36,18 @@ class Watchdog:
         self._hang_after = hang_after
         self._on_hang = on_hang
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._thread.start()
+        self._thread = clock.thread(self._watch, name="watchdog")
 
     def close(self) -> None:
         """Look no more."""
         self._closed.set()
-        self._thread.join()
+        clock.wait(lambda: not self._thread.is_alive(), self._thread.join, _CLOSE_S)
         faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
         look_every = min(1.0, self._hang_after / 4)
         told: tuple[str, float] | None = None
-        while not self._closed.wait(look_every):
+        while not clock.wait(self._closed.is_set, self._closed.wait, look_every):
             faulthandler.dump_traceback_later(2 * self._hang_after + look_every, file=sys.__stderr__ or 2)
             busy = self._busy()
             if busy is None or busy == told:

@@ -36,10 +36,11 @@ from .store import Store
 from .users import User
 from .websocket import WebSocket
 
-__all__ = ["EtherBroker"]
+__all__ = ["LOOK_EVERY_S", "EtherBroker"]
 
 logger = logging.getLogger(__name__)
 
+LOOK_EVERY_S = 0.5
 _TLS_HANDSHAKE_S = 10.0
 _DENIALS = 10_000
 """Denied (client, topic) pairs that are not told again."""
@@ -69,6 +70,8 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         guard: the users and their rights; without it, and without a plug-in, everybody may do everything.
         tls: by listener.
         origins: of the pages whose scripts may connect to `ws` listeners.
+        loop: has `time`, `call_soon` and `call_later`, for whoever hands over each client's bytes and calls
+            `look_around` by himself; default the running one.
 
     Raises:
         BrokerError: the configuration asks for what is not supported here.
@@ -78,6 +81,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
     def __init__(
         self, config: BrokerConfig | dict[str, Any], data: Path | None = None, limits: Limits | None = None, *,
         guard: Guard | None = None, tls: Mapping[str, ssl.SSLContext] | None = None, origins: Sequence[str] = (),
+        loop: Any = None,
     ) -> None:  # fmt: skip
         super().__init__(config)
         self.guard = guard
@@ -86,7 +90,7 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
         self._denials: set[tuple[str, str]] = set()
         if self.plugins_manager._topic_plugins:
             raise BrokerError("topic plug-ins are not supported: they would cost a task per message")
-        self.loop = asyncio.get_running_loop()
+        self.loop = loop or asyncio.get_running_loop()
         self.limits = limits or Limits()
         self.counters = Counters()
         self.started_at = time.monotonic()
@@ -555,21 +559,26 @@ class EtherBroker(Broker):  # type: ignore[misc]  # amqtt is untyped
     async def _watch(self) -> None:
         ticks, sys_due, held_since = 0, 0.0, set[Connection]()
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(LOOK_EVERY_S)
             ticks += 1
             now = self.loop.time()
-            self._close_silent(now)
-            self._close_stalled(now)
-            if ticks % max(1, round(self.limits.hold_s / 0.5)) == 0:
+            self.look_around()
+            if ticks % max(1, round(self.limits.hold_s / LOOK_EVERY_S)) == 0:
                 for connection in held_since & self.held:
                     connection.let_one_chunk_through()
                 held_since = set(self.held)
-            self._expire_sessions()
             if now >= sys_due:
                 sys_due = now + self.limits.sys_interval_s
                 self._publish_sys()
             if ticks % 2 == 0:
                 await self._sync_store()
+
+    def look_around(self) -> None:
+        """End connections that have fallen silent or stalled, and sessions that have expired."""
+        now = self.loop.time()
+        self._close_silent(now)
+        self._close_stalled(now)
+        self._expire_sessions()
 
     async def _sync_store(self) -> None:
         if self.store is None or not self.commit():

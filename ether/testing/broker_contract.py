@@ -2,11 +2,14 @@
 
 A broker of your own is two lines::
 
-    class TestMine(BrokerContract):
+    class TestMine(ProcessContract):
         broker = MyBrokerProcess          # a subclass of BrokerProcess
 
-Every test speaks MQTT over a plain socket (`Client`), because a client library would hide what is looked at here. Tests
-wait for something to arrive; that nothing arrives is seen by a ping: what the broker had for us comes before its reply.
+`BrokerContract` is what any broker must do, in memory or not; `ProcessContract` adds what only a process on a socket
+can show: that it survives its own end, clients that do not read, a client library.
+
+Every test speaks MQTT byte by byte (`Client`), because a client library would hide what is looked at here. Tests wait
+for something to arrive; that nothing arrives is seen by a ping: what the broker had for us comes before its reply.
 """
 
 from __future__ import annotations
@@ -22,18 +25,21 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import IO, ClassVar, NamedTuple, Protocol
+from typing import IO, Any, ClassVar, NamedTuple, Protocol
 
 import pytest
 
 __all__ = [
     "BrokerContract",
     "BrokerProcess",
+    "BrokerUnderTest",
     "Client",
     "Closed",
     "EmbeddedProcess",
+    "InMemory",
     "MosquittoProcess",
     "Packet",
+    "ProcessContract",
     "wire",
 ]
 
@@ -167,8 +173,9 @@ class Closed(Exception):
 class Client:
     """An MQTT client that does what it is told and nothing else: no ping, no acknowledgement of its own accord."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.socket = socket.create_connection((host, port), timeout=TIMEOUT_S)
+    def __init__(self, host: str = "", port: int = 0, *, connected: Any = None) -> None:
+        """Connect, or take what is `connected` already and behaves as a socket."""
+        self.socket: socket.socket = connected or socket.create_connection((host, port), timeout=TIMEOUT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
         self._ids = count(1)
@@ -306,17 +313,15 @@ class Client:
         self.socket.close()
 
 
-# -- brokers as processes --
+# -- brokers --
 
 
-class BrokerProcess:
-    """A broker in a process, listening on loopback, keeping its data in `folder`."""
+class BrokerUnderTest:
+    """A broker, begun by `start`."""
 
     def __init__(self, folder: Path) -> None:
+        """Prepare it; `folder` is its own, and empty."""
         self.folder = folder
-        self.host = "127.0.0.1"
-        self.port = 0
-        self.process: subprocess.Popen[str] | None = None
 
     @classmethod
     def missing(cls) -> str | None:
@@ -324,8 +329,85 @@ class BrokerProcess:
         return None
 
     def start(self) -> None:
+        """Start it; returns when it accepts connections."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End it, if it still runs."""
+
+    def client(self) -> Client:
+        """A new connection to it."""
+        raise NotImplementedError
+
+    def now(self) -> float:
+        """Seconds on the clock it lives by."""
+        return time.monotonic()
+
+    def pause(self, seconds: float) -> None:
+        """Let so much time pass."""
+        threading.Event().wait(seconds)
+
+
+class InMemory(BrokerUnderTest):
+    """`MemoryBroker`, which lives by a clock that runs while somebody waits."""
+
+    def start(self) -> None:
+        """Begin it."""
+        from ether.testing.memory_broker import MemoryBroker
+
+        self.broker = MemoryBroker()
+
+    def client(self) -> Client:
+        """A new connection to it."""
+        return Client(connected=_Waiting(self.broker))
+
+    def now(self) -> float:
+        """Seconds on its own clock."""
+        return self.broker.clock.monotonic()
+
+    def pause(self, seconds: float) -> None:
+        """Let so much of its time pass."""
+        self.broker.clock.advance(seconds)
+
+
+class _Waiting:
+    """A client's end of a connection in memory that waits as a socket does."""
+
+    def __init__(self, broker: Any) -> None:
+        self._clock = broker.clock
+        self._end = broker.dial()
+
+    def recv(self, size: int) -> bytes:
+        if not self._clock.drive(self._end.readable, TIMEOUT_S):
+            raise TimeoutError
+        data: bytes = self._end.recv(size)
+        return data
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._end, name)
+
+
+class BrokerProcess(BrokerUnderTest):
+    """A broker in a process, listening on loopback, keeping its data in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.host = "127.0.0.1"
+        self.port = 0
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
         """Start it, on the port it had before if any; returns when it accepts connections."""
         raise NotImplementedError
+
+    def client(self) -> Client:
+        """A new connection to it."""
+        return Client(self.host, self.port)
+
+    def close(self) -> None:
+        """End it, if it still runs."""
+        if self.process is not None:
+            self.kill()
 
     def stop(self) -> int:
         """Stop it in order; returns its exit code."""
@@ -480,45 +562,39 @@ REFUSED_CONNECTS = {
 class BrokerContract:
     """What any broker must do for ether. Subclass and set `broker`."""
 
-    broker: ClassVar[type[BrokerProcess]]
+    broker: ClassVar[type[BrokerUnderTest]]
     """How to start it."""
 
     @pytest.fixture(scope="class")
     @classmethod
-    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
+    def server(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUnderTest]:
         """The broker all tests of the class share."""
         yield from cls._run(tmp_path_factory.mktemp("broker"))
 
-    @pytest.fixture
-    def own_server(self, tmp_path: Path) -> Iterator[BrokerProcess]:
-        """A broker of the test's own, to stop and kill."""
-        yield from self._run(tmp_path)
-
     @classmethod
-    def _run(cls, folder: Path) -> Iterator[BrokerProcess]:
+    def _run(cls, folder: Path) -> Iterator[Any]:
         reason = cls.broker.missing()
         if reason is not None:
             if os.environ.get("ETHER_TEST_REQUIRE_ALL") == "1":
                 pytest.fail(reason)
             pytest.skip(reason)
-        process = cls.broker(folder)
-        process.start()
-        yield process
-        if process.process is not None:
-            process.kill()
+        broker = cls.broker(folder)
+        broker.start()
+        yield broker
+        broker.close()
 
     @pytest.fixture
     def client(self, request: pytest.FixtureRequest) -> Iterator[Connect]:
         """Makes connected clients; see `Connect`."""
         name = "own_server" if "own_server" in request.fixturenames else "server"
-        server: BrokerProcess = request.getfixturevalue(name)
+        server: BrokerUnderTest = request.getfixturevalue(name)
         clients: list[Client] = []
 
         def connect(
             client_id: str = "", *, clean: bool = True, keepalive_s: int = 0,
             will: tuple[str, bytes, int, bool] | None = None, connected: bool = True,
         ) -> Client:  # fmt: skip
-            new = Client(server.host, server.port)
+            new = server.client()
             clients.append(new)
             if connected:
                 new.connect(client_id, clean=clean, keepalive_s=keepalive_s, will=will)
@@ -653,15 +729,15 @@ class BrokerContract:
 
         assert watcher.messages(1)[0].payload == b"gone"
 
-    def test_will_follows_silence_of_one_and_a_half_keepalives(self, client: Connect) -> None:
+    def test_will_follows_silence_of_one_and_a_half_keepalives(self, server: BrokerUnderTest, client: Connect) -> None:
         watcher = client()
         watcher.subscribe(("will/silent", 0))
-        started = time.monotonic()
+        started = server.now()
 
         silent = client(keepalive_s=1, will=("will/silent", b"gone", 0, False))
 
         assert watcher.messages(1)[0].payload == b"gone"
-        assert time.monotonic() - started >= 1.4
+        assert server.now() - started >= 1.4
         assert silent.wait_closed() == []
 
     def test_will_follows_a_takeover(self, client: Connect) -> None:
@@ -672,16 +748,6 @@ class BrokerContract:
         client("taken")
 
         assert watcher.messages(1)[0].payload == b"gone"
-
-    def test_will_follows_the_stop_of_the_broker(self, own_server: BrokerProcess, client: Connect) -> None:
-        client("device", will=("will/stop", b"gone", 1, True))
-
-        assert own_server.stop() == 0
-        own_server.start()
-
-        late = client()
-        late.subscribe(("will/stop", 1))
-        assert late.messages(1)[0].payload == b"gone"
 
     # -- sessions --
 
@@ -1025,15 +1091,51 @@ class BrokerContract:
         assert each.expect(2).body == b"\x00\x01"
         assert each.wait_closed() == []
 
-    def test_keepalive_is_refreshed_by_pings(self, client: Connect) -> None:
+    def test_keepalive_is_refreshed_by_pings(self, server: BrokerUnderTest, client: Connect) -> None:
         each = client(keepalive_s=1)
-        deadline = time.monotonic() + 3
+        deadline = server.now() + 3
 
-        while time.monotonic() < deadline:
+        while server.now() < deadline:
             assert each.drain() == []
-            threading.Event().wait(0.2)
+            server.pause(0.2)
+
+    # -- $SYS --
+
+    def test_sys_counters_come_retained_and_change(self, client: Connect) -> None:
+        watcher = client()
+        names = ["version", "uptime", "clients/connected", "publish/messages/dropped", "messages/received"]
+        names += ["messages/sent", "bytes/received", "bytes/sent", "retained messages/count", "subscriptions/count"]
+
+        watcher.subscribe(*[("$SYS/broker/" + name, 0) for name in names])
+
+        found = {m.topic.removeprefix("$SYS/broker/"): m for m in watcher.messages(len(names))}
+
+        assert sorted(found) == sorted(names)
+        assert all(int(m.payload.split()[0]) >= 0 for name, m in found.items() if name != "version")
+
+
+class ProcessContract(BrokerContract):
+    """What a broker must do, too, that is a process on a socket."""
+
+    broker: ClassVar[type[BrokerProcess]]
+    """How to start it."""
+
+    @pytest.fixture
+    def own_server(self, tmp_path: Path) -> Iterator[BrokerProcess]:
+        """A broker of the test's own, to stop and kill."""
+        yield from self._run(tmp_path)
 
     # -- restarts --
+
+    def test_will_follows_the_stop_of_the_broker(self, own_server: BrokerProcess, client: Connect) -> None:
+        client("device", will=("will/stop", b"gone", 1, True))
+
+        assert own_server.stop() == 0
+        own_server.start()
+
+        late = client()
+        late.subscribe(("will/stop", 1))
+        assert late.messages(1)[0].payload == b"gone"
 
     @pytest.mark.parametrize("how", ["stop", "kill"])
     def test_restart_loses_nothing_acknowledged(self, own_server: BrokerProcess, client: Connect, how: str) -> None:
@@ -1120,20 +1222,6 @@ class BrokerContract:
             thread.join(3 * TIMEOUT_S)
 
         assert not any(thread.is_alive() for thread in threads)
-
-    # -- $SYS --
-
-    def test_sys_counters_come_retained_and_change(self, client: Connect) -> None:
-        watcher = client()
-        names = ["version", "uptime", "clients/connected", "publish/messages/dropped", "messages/received"]
-        names += ["messages/sent", "bytes/received", "bytes/sent", "retained messages/count", "subscriptions/count"]
-
-        watcher.subscribe(*[("$SYS/broker/" + name, 0) for name in names])
-
-        found = {m.topic.removeprefix("$SYS/broker/"): m for m in watcher.messages(len(names))}
-
-        assert sorted(found) == sorted(names)
-        assert all(int(m.payload.split()[0]) >= 0 for name, m in found.items() if name != "version")
 
     # -- a client library --
 

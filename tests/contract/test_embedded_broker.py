@@ -2,10 +2,10 @@
 
 import pytest
 
-from ether.testing.broker_contract import PINGREQ, BrokerContract, Connect, EmbeddedProcess, wire
+from ether.testing.broker_contract import PINGREQ, Connect, EmbeddedProcess, ProcessContract, wire
 
 
-class TestEmbeddedBroker(BrokerContract):
+class TestEmbeddedBroker(ProcessContract):
     broker = EmbeddedProcess
 
     # -- beyond Mosquitto --

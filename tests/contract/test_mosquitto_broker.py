@@ -5,10 +5,10 @@ import threading
 import time
 from pathlib import Path
 
-from ether.testing.broker_contract import TIMEOUT_S, BrokerContract, BrokerProcess, Client, MosquittoProcess
+from ether.testing.broker_contract import TIMEOUT_S, BrokerProcess, Client, MosquittoProcess, ProcessContract
 
 
-class TestMosquittoBroker(BrokerContract):
+class TestMosquittoBroker(ProcessContract):
     broker = MosquittoProcess
 
     def settle(self, server: BrokerProcess) -> None:

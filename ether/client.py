@@ -6,6 +6,7 @@ import contextlib
 import logging
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -15,18 +16,30 @@ from typing import Any
 
 from ether import clock, codecs, topics
 from ether.errors import CallError, CallTimeout, PayloadError, SessionError
-from ether.member import read_about, read_status
+from ether.member import LOST_CONNECTION, read_about, read_status
 from ether.model import About, Annotation, Message, Reading, Run, State, Status
 from ether.mqtt import Connection
 from ether.outbox import RECORDER, Sender
 
-__all__ = ["CALL_TIMEOUT_S", "LOG", "PROCESSES", "Client", "InstanceInfo", "Subscription", "read_run", "tag_tuple"]
+__all__ = [
+    "CALL_TIMEOUT_S",
+    "LOG",
+    "MEMBERS",
+    "PROCESSES",
+    "Client",
+    "InstanceInfo",
+    "Subscription",
+    "read_run",
+    "tag_tuple",
+]
 
 logger = logging.getLogger(__name__)
 
 CALL_TIMEOUT_S = 10.0
 PROCESSES = "processes"
 """The call by which a session tells what it knows of its processes."""
+MEMBERS = "members"
+"""The call by which a session tells what it has seen of the members."""
 LOG = "log"
 """The call by which a session tells its last log lines; ``after`` is the ``next`` of an earlier answer."""
 _ASK_AGAIN_S = 2.0
@@ -49,6 +62,8 @@ class InstanceInfo:
     process: str = ""
     """What its supervisor sees (``running``, ``exited`` …); empty where it has another one."""
     about: About | None = None
+    heard_at: float = 0.0
+    """When its status came last, on the monotonic clock."""
 
 
 class Subscription:
@@ -101,6 +116,12 @@ class Client:
         self._reply_topic = topics.reply(connection.client_id)
         self._watching = False
         self._heard_at: dict[str, float] = {}
+        self._since: dict[str, float] = {}
+        """When a member took the state, or the boot, that it has."""
+        self._losses: Counter[str] = Counter()
+        """Last wills that came, by member."""
+        self._grace: dict[str, float] = {}
+        """Members whose last will came, by the time until which they may come back as if nothing had been."""
         self._changed = threading.Condition()
         self._call_prefix = f"{connection.client_id}-{boot}"
         self._call_numbers = count()
@@ -225,8 +246,12 @@ class Client:
                 and known.detail
                 and known.boot == status.boot
             ):
-                if status.detail == "connection lost":
+                if status.detail == LOST_CONNECTION:
                     return  # the will comes after who knew better
+            if not message.retain:
+                self._note_loss(name, known, status)
+            if known is None or status is None or (known.state, known.boot) != (status.state, status.boot):
+                self._since[name] = clock.monotonic()
             passing = known is None and status is not None and status.state in _GONE and not message.retain
             if status is None:
                 self.statuses.pop(name, None)
@@ -239,6 +264,14 @@ class Client:
                 self._pending.pop(call_id, None)
                 self._fail(pending, f"{name} is gone ({status.state if status else 'cleared'}) and did not answer")
         self.on_change(name, status)
+
+    def _note_loss(self, name: str, known: Status | None, status: Status | None) -> None:
+        """Count a last will, and let its member come back for as long as it had promised to repeat its status."""
+        self._grace.pop(name, None)
+        if status is not None and status.state is State.LOST and status.detail in ("", LOST_CONNECTION):
+            self._losses[name] += 1
+            if known is not None and known.state not in _GONE and known.every:
+                self._grace[name] = clock.monotonic() + 3 * known.every
 
     @staticmethod
     def _fail(pending: _Pending, why: str) -> None:
@@ -330,14 +363,43 @@ class Client:
         with self._changed:
             return {name: self._info(name, status) for name, status in sorted(self.statuses.items())}
 
+    def members(self) -> dict[str, dict[str, Any]]:
+        """Return what only they know who have been listening: each member's state, since when, and what was lost.
+
+        ``state``, ``detail``, ``for_s`` (so long it is in that state), ``heard_s`` (so long ago its status came last),
+        ``every`` (the status is to be repeated), ``losses`` (last wills that came).
+        """
+        now = clock.monotonic()
+        return {
+            name: {
+                "state": str(info.state), "detail": info.detail, "for_s": round(now - self._since.get(name, now), 3),
+                "heard_s": round(now - info.heard_at, 3), "every": self.statuses[name].every,
+                "losses": self._losses[name],
+            }
+            for name, info in self.instances().items() if name in self.statuses
+        }  # fmt: skip
+
+    def silent(self) -> dict[str, float]:
+        """Return the members that do not repeat their status as they promised, and after how many seconds they were."""
+        now = clock.monotonic()
+        with self._changed:
+            return {
+                name: 3 * status.every
+                for name, status in self.statuses.items()
+                if status.every and status.state not in _GONE and now - self._heard_at[name] > 3 * status.every
+            }
+
     def _info(self, name: str, status: Status) -> InstanceInfo:
         about = self.abouts.get(name)
         state, detail = status.state, status.detail
+        if state is State.LOST and clock.monotonic() < self._grace.get(name, 0.0):
+            state = State.RECONNECTING
         # Rule 3: a broker that restarts forgets wills, so a broken promise to repeat reads as a loss.
-        silent_s = clock.monotonic() - self._heard_at.get(name, 0.0)
+        heard_at = self._heard_at.get(name, 0.0)
+        silent_s = clock.monotonic() - heard_at
         if status.every and state not in _GONE and silent_s > 3 * status.every:
             state, detail = State.LOST, f"silent for more than {3 * status.every:g} s"
-        info = InstanceInfo(name, state, detail, boot=status.boot, counts=status.counts, about=about)
+        info = InstanceInfo(name, state, detail, boot=status.boot, counts=status.counts, about=about, heard_at=heard_at)
         if about is not None:
             info = replace(info, class_name=about.class_name, pid=about.pid, host=about.host)
         return info

@@ -29,7 +29,7 @@ from urllib.parse import quote
 import ether as package
 from ether import brokers, clock, codecs, process, runtime, topics
 from ether.address import Address
-from ether.client import LOG, PROCESSES, Client
+from ether.client import LOG, MEMBERS, PROCESSES, Client
 from ether.component import Component, check, load_class, registry_marks, source_of
 from ether.config import Config
 from ether.config import Instance as InstanceConfig
@@ -46,7 +46,7 @@ from ether.errors import (
 from ether.expect import Expectations, Shortfall
 from ether.instance import Instance
 from ether.log import Line, SessionLog
-from ether.member import Member, new_boot
+from ether.member import LOST_CONNECTION, Member, new_boot
 from ether.metrics import Metrics
 from ether.model import About, Annotation, Message, State, Status, Summary
 from ether.mqtt import MAX_PAYLOAD, Connection, Receipt, Tls
@@ -68,6 +68,7 @@ _RECORDER_PATIENCE_S = 2.0
 _OUTBOX_S = 5.0
 _JOIN_S = 5.0
 _REMARK_S = 1.0
+_WATCH_S = 1.0
 _QUEUE_LIMITS = {
     "embedded": "broker.limits.queue",
     "mosquitto": "max_queued_messages (Mosquitto's default is 1,000)",
@@ -99,7 +100,7 @@ class Guest:
         self._data = data
         self.for_the_dead: list[Sender] = []
         """Who settle what instances left behind, and are to hear the recorder."""
-        lost = {"state": "lost", "boot": boot, "detail": "connection lost"}
+        lost = {"state": "lost", "boot": boot, "detail": LOST_CONNECTION}
         self.connection = Connection(
             url, name, namespace=namespace, tls=tls, will=(topics.status(name), codecs.encode(lost)), retain_will=False
         )
@@ -294,6 +295,7 @@ class Host:
         self._expected = Expectations(config.expect) if config.expect else None
         self._drops: brokers.Drops | None = None
         self._watcher: threading.Thread | None = None
+        self._looked_at = self._hearing_since = clock.monotonic()
         self._unstored: dict[str, Annotation] = {}
         """Remarks about alarms that the recorder has not confirmed yet, by their identity."""
         self._safe_within: dict[str, float] = {}
@@ -497,7 +499,7 @@ class Host:
 
     @staticmethod
     def _describe(member: Member) -> None:
-        calls = {name: {"params": {}, "kind": "get"} for name in (PROCESSES, LOG)}
+        calls = {name: {"params": {}, "kind": "get"} for name in (PROCESSES, MEMBERS, LOG)}
         about = About("session", host=socket.gethostname(), pid=os.getpid(), version=package.__version__, calls=calls)
         member.set_about(about)
 
@@ -883,7 +885,9 @@ class Host:
             return self._log.recent(after if isinstance(after, int) else 0)
         if question == PROCESSES:
             return self.processes()
-        raise SessionError(f"unknown question {question!r}; known: {PROCESSES}, {LOG}")
+        if question == MEMBERS:
+            return self.client.members()
+        raise SessionError(f"unknown question {question!r}; known: {PROCESSES}, {MEMBERS}, {LOG}")
 
     def _reply(self, fields: dict[str, Any], payload: bytes) -> None:
         reply_to = str(fields.get("reply_to", ""))
@@ -914,7 +918,8 @@ class Host:
     def _watch(self) -> None:
         """Tell what is not as it should be of streams and broker: retained, in the log, and as annotations."""
         standing: dict[tuple[str, str], tuple[float, Shortfall]] = {}
-        while not self._closing.wait(1.0):
+        while not self._closing.wait(_WATCH_S):
+            self._bury_the_silent()
             found = {(each.topic, each.kind): each for each in self._shortfalls()}
             if not self.client.connection.connected:
                 continue
@@ -933,6 +938,27 @@ class Host:
             for since, each in ended.values():
                 self._tell_alarm(f"{each.topic}: {each.over or f'was {each.kind}'}", since, clock.now())
             self._store_remarks()
+
+    def _bury_the_silent(self) -> None:
+        """Say `lost` of members elsewhere that do not repeat their status as promised, as a will would have.
+
+        A broker that was started again knows no wills, and what is retained would say `ready` for ever. Of our own
+        processes we know when they end. Silence counts from when we hear: since the connection stands, and since we
+        ourselves were not kept from running.
+        """
+        now, connection = clock.monotonic(), self.client.connection
+        if not connection.connected or now - self._looked_at > 3 * _WATCH_S:
+            self._hearing_since = now
+        self._looked_at = now
+        for name, after_s in self.client.silent().items():
+            if name in ("session", *self._supervisor.children) or now - self._hearing_since < after_s:
+                continue
+            content = {
+                "state": "lost", "boot": self.client.statuses[name].boot, "t": clock.now(),
+                "detail": f"silent for more than {after_s:g} s",
+            }  # fmt: skip
+            logger.warning("%s: lost: %s", name, content["detail"])
+            connection.publish(topics.status(name), codecs.encode(content), 1, retain=True)
 
     def _shortfalls(self) -> list[Shortfall]:
         found = self._expected.look(self.client.abouts, self.client.statuses) if self._expected is not None else []
@@ -964,7 +990,7 @@ class Host:
         if child is None or status is None:
             return
         if status.state in (State.LOST, State.ALERT) and not self._closing.is_set() and name not in self._failures:
-            if status.detail and status.detail != "connection lost":
+            if status.detail and status.detail != LOST_CONNECTION:
                 self._failures[name] = status.detail.rstrip()
 
     def _take_log(self, name: str, payload: bytes) -> None:
@@ -989,7 +1015,7 @@ class Host:
         self._endings[child.name] = child.exit
         if not self._closing.is_set():  # else what it left on the broker is cleared in a moment
             known = self.client.statuses.get(child.name)
-            told = known is not None and known.state is State.LOST and known.detail not in ("", "connection lost")
+            told = known is not None and known.state is State.LOST and known.detail not in ("", LOST_CONNECTION)
             if not told:  # a constructor's own words stand; the broker's do not say how
                 self._publish_lost(child)
             self.client.poke()
@@ -1042,7 +1068,7 @@ class Host:
 
     def _publish_lost(self, child: Child) -> None:
         connection = self.client.connection
-        if connection.connected:
+        if not self._closing.is_set() or connection.connected:  # without a connection it is said once there is one
             known = self.client.statuses.get(child.name)
             detail = "\n".join([child.exit, *child.last_lines])
             content = {"state": "lost", "boot": known.boot if known else "", "t": clock.now(), "detail": detail}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import secrets
 import threading
 from collections import Counter
@@ -23,9 +24,13 @@ from ether.model import About, Message, State, Status
 from ether.mqtt import Connection, Receipt
 from ether.outbox import Sender
 
-__all__ = ["Member", "about_json", "new_boot", "read_about", "read_status"]
+__all__ = ["LOST_CONNECTION", "Member", "about_json", "new_boot", "read_about", "read_status"]
 
 logger = logging.getLogger(__name__)
+
+LOST_CONNECTION = "connection lost"
+"""Detail of a last will."""
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def new_boot() -> str:
@@ -94,13 +99,14 @@ class Member:
         self.on_up: Callable[[bool], None] = lambda session_present: None
         self.outbox: Sender | None = None
         """Keeps what we publish until it is recorded; None where nobody records."""
+        self._been_up = False
         self._about: About | None = None
         self._about_overwritten = False
         self._status_topic, self._about_topic = topics.status(name), topics.about(name)
         self._status = Status(State.INIT, self.boot, clock.now(), every=every)
         self._announcing = threading.RLock()
         self._closed = threading.Event()
-        will = Status(State.LOST, self.boot, detail="connection lost")
+        will = Status(State.LOST, self.boot, detail=LOST_CONNECTION)
         options.setdefault("client_id", f"{name}-{self.boot}")
         self.connection = connect(url, namespace=namespace, will=(topics.status(name), _status_json(will)), **options)
         self.connection.on_message = self._receive
@@ -165,6 +171,8 @@ class Member:
         return self.connection.close(timeout)
 
     def _came_up(self, session_present: bool) -> None:
+        self.counts["reconnects"] += self._been_up
+        self._been_up = True
         if self._about is not None:
             self._announce_about()
         self._announce_status()
@@ -176,7 +184,7 @@ class Member:
         with self._announcing:
             if self._closed.is_set():
                 return
-            counts = {key: count for key, count in {**self.counts, **self.describe()}.items() if count}
+            counts = {key: count for key, count in {**self.counts, **self.describe(), **_usage()}.items() if count}
             status = replace(self._status, counts=counts)
             if self.connection.connected or self.connection.in_network_thread:
                 self.connection.publish(topics.status(self.name), _status_json(status), 1, retain=True)
@@ -188,7 +196,7 @@ class Member:
     def _receive(self, message: Message, receipt: Receipt | None) -> object:
         if message.topic == self._status_topic:
             status = read_status(message.payload)
-            # Rule 4: an old will that arrives late must not stand as our state, nor what is no status.
+            # Rule 5: an old will that arrives late must not stand as our state, nor what is no status.
             stale = status is None or (status.boot != self.boot and status.state is State.LOST)
             if stale and not self._closed.is_set():
                 logger.info("%s: an old last will or a stranger overwrote the status; announcing it again", self.name)
@@ -209,10 +217,19 @@ class Member:
             with contextlib.suppress(EtherError):  # closed meanwhile
                 if self.connection.connected:
                     with self._announcing:
-                        if self._about_overwritten and not self._closed.is_set():  # rule 4, at this pace
+                        if self._about_overwritten and not self._closed.is_set():  # rule 5, at this pace
                             self._about_overwritten = False
                             self._announce_about()
                     self._announce_status()
+
+
+def _usage() -> dict[str, float]:
+    """Return what this process has used of the processor, in seconds, and uses of memory, in MB."""
+    user, system = os.times()[:2]
+    found = {"cpu_s": round(user + system, 2)}
+    with contextlib.suppress(OSError), open("/proc/self/statm", encoding="ascii") as file:  # on Linux only
+        found["rss_mb"] = round(int(file.read().split()[1]) * _PAGE_BYTES / 1e6, 1)
+    return found
 
 
 def _status_json(status: Status) -> bytes:

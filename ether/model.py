@@ -79,6 +79,8 @@ class State(StrEnum):
     SLEEPING = "sleeping"
     DISCONNECTED = "disconnected"
     LOST = "lost"
+    RECONNECTING = "reconnecting"
+    """Never said: of a member whose last will came, while it may still repeat its status in time."""
 
 
 @dataclass(frozen=True, slots=True)

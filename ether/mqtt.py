@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 _KEEPALIVE_S = 15
 _WINDOW = 500  # unacknowledged publishes; far below 65,535, where packet ids would wrap into each other
 _WINDOW_QOS_2 = 10  # Mosquitto as it is delivered silently drops QoS 2 messages beyond 20 in flight
-_BACKOFF_S = (0.1, 5.0)
+_BACKOFF_S = (0.1, 1.5)
+"""First and longest wait before another attempt: a broker that comes back has everybody back within two seconds."""
 _READ_AHEAD = 256 * 1024
 _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once

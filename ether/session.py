@@ -325,14 +325,27 @@ class Ether:
         """
         from ether.client import PROCESSES
 
+        self._need()
+        return self._host.processes() if self._host is not None else self._ask_session(PROCESSES)
+
+    def members(self) -> dict[str, dict[str, Any]]:
+        """Return what the session's own process has seen of each member; empty where nobody hosts a session.
+
+        ``state`` (also ``reconnecting``, and ``lost`` of one that fell silent), ``detail``, ``for_s``, ``heard_s``,
+        ``every``, ``losses``: see `Client.members`.
+        """
+        from ether.client import MEMBERS
+
         client = self._need()
-        if self._host is not None:
-            return self._host.processes()
+        return client.members() if self._host is not None else self._ask_session(MEMBERS)
+
+    def _ask_session(self, question: str) -> dict[str, dict[str, Any]]:
+        client = self._need()
         client.watch()
         about = client.abouts.get("session")
-        if about is None or PROCESSES not in about.calls:
+        if about is None or question not in about.calls:
             return {}
-        found: dict[str, dict[str, Any]] = client.request("session", PROCESSES)
+        found: dict[str, dict[str, Any]] = client.request("session", question)
         return found
 
     def instances(self) -> dict[str, InstanceInfo]:

@@ -82,6 +82,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
 
 _STYLES = {
     "ready": "green", "ok": "green", "complete": "green", "running": "green", "alert": "yellow", "warning": "yellow",
+    "reconnecting": "yellow", "backoff": "yellow", "starting": "yellow",
     "lost": "red", "failed": "red", "fatal": "red", "exited": "red", "incomplete": "red", "disconnected": "dim",
 }  # fmt: skip
 

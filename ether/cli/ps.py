@@ -33,8 +33,9 @@ def ps(json: AsJson = False) -> None:
 def rows(ether: Any) -> list[dict[str, Any]]:
     """Return what is known of every instance, by name; the session itself is none."""
     processes = known_processes(ether)
+    seen = _seen_members(ether) if processes else {}
     return [
-        _as_row(instance, processes.get(name, {}))
+        _as_row(instance, processes.get(name, {}), seen.get(name, {}))
         for name, instance in sorted(ether.instances().items())
         if name != "session"
     ]
@@ -54,17 +55,33 @@ def known_processes(ether: Any) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _as_row(instance: Any, process: dict[str, Any]) -> dict[str, Any]:
+def _seen_members(ether: Any) -> dict[str, dict[str, Any]]:
+    """Return `Ether.members`; nothing where the session's own process does not answer, which has been said."""
+    try:
+        found: dict[str, dict[str, Any]] = ether.members()
+    except CallError:
+        return {}
+    return found
+
+
+_LONGER = ("reconnecting", "lost")
+"""States that only somebody who has been listening for longer can tell."""
+
+
+def _as_row(instance: Any, process: dict[str, Any], seen: dict[str, Any]) -> dict[str, Any]:
     """Return what is known of one instance as JSON-able fields."""
+    state, detail = str(instance.state), instance.detail or ""
+    if seen.get("state") in _LONGER:
+        state, detail = seen["state"], seen["detail"] or detail
     return {
         "name": instance.name,
-        "state": str(instance.state),
+        "state": state,
         "process": process.get("state", ""),
         "restarts": process.get("restarts"),
         "class": instance.class_name,
         "host": instance.host,
         "pid": instance.pid,
-        "detail": instance.detail or "",
+        "detail": detail,
         "level": _LEVELS.get(instance.about.outbox, "") if instance.about is not None else "",
         "counts": dict(instance.counts or {}),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -216,6 +218,57 @@ def test_a_silent_instance_reads_as_lost(ether, raw, until):
     until(lambda: "small" in ether.instances())
     until(lambda: ether.instances()["small"].state == "lost", 2.0)
     assert ether.instances()["small"].detail == "silent for more than 0.15 s"
+
+
+def test_a_member_elsewhere_that_falls_silent_is_told_to_be_lost_so_that_nothing_retained_lies(
+    ether, broker, raw, until
+):
+    ether.tap({"broker": broker.url, "record": "off", "instances": {"echo": {"class_path": "lab_parts.Echo"}}})
+    device = raw(broker.url)
+
+    device.publish("ether/status/small", b'{"state":"ready","boot":"b","every":0.05}', retain=True)
+
+    until(lambda: b"lost" in broker.retained()["ether/status/small"])
+    told = json.loads(broker.retained()["ether/status/small"])
+    assert (told["boot"], told["detail"]) == ("b", "silent for more than 0.15 s")
+    device.publish("ether/status/small", b'{"state":"ready","boot":"b","every":60}', retain=True)
+    until(lambda: ether.instances()["small"].state == "ready")
+
+
+def test_a_member_that_comes_back_in_time_was_reconnecting_and_never_lost(ether, member, broker, until):
+    ether.tap({"broker": broker.url, "record": "off", "instances": {"echo": {"class_path": "lab_parts.Echo"}}})
+    board = member("board")
+    board.set_status(State.READY)
+    until(lambda: "board" in ether.instances() and ether.instances()["board"].state == "ready")
+    states: list[str] = []
+    client = ether._need()
+    client.on_change = lambda name, status: states.append(str(client.instances()["board"].state))
+
+    board.connection._client._sock.shutdown(2)
+
+    until(lambda: "reconnecting" in states and states[-1] == "ready", 10.0)
+    assert "lost" not in states
+    assert ether.members()["board"]["losses"] == 1
+    assert ether.instances()["board"].counts["reconnects"] == 1
+
+
+def test_a_member_that_does_not_come_back_in_time_is_lost(ether, broker, until):
+    ether.tap({"broker": broker.url, "record": "off", "instances": {"echo": {"class_path": "lab_parts.Echo"}}})
+    board = Member(broker.url, "board", every=1.0)
+    board.open()
+    board.set_status(State.READY)
+    until(lambda: "board" in ether.instances() and ether.instances()["board"].state == "ready")
+
+    board.connection._closing.set()
+    board._closed.set()
+    board.connection._client._sock.shutdown(2)
+
+    until(lambda: ether.instances()["board"].state == "reconnecting")
+    listed = subprocess.run([sys.executable, "-m", "ether.cli", "ps", "--json"], capture_output=True, check=True)
+    states = {row["name"]: row["state"] for row in map(json.loads, listed.stdout.splitlines())}
+    assert states == {"board": "reconnecting", "echo": "ready"}, "told by who has been listening"
+    until(lambda: ether.instances()["board"].state == "lost")
+    board.connection.close(0)
 
 
 def test_a_small_device_may_say_a_plain_word(ether, raw, until):

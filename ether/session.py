@@ -366,6 +366,7 @@ class Ether:
         return {
             "session": {key: value for key, value in session.items() if key not in ("broker", "recording")},
             "broker": session.get("broker") or {"url": str(client.connection.address), "kind": "external", "why": ""},
+            "connected": client.connection.connected,
             "namespace": client.connection.namespace,
             "recording": session.get("recording"),
             "run": client.current_run or None,

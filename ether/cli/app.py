@@ -35,6 +35,7 @@ from ether.cli import (
     run_verbs,
     schema,
     status,
+    top,
     topic,
     up,
     verify,
@@ -67,6 +68,7 @@ app.command("stop")(instances.stop)
 app.command("restart")(instances.restart)
 app.command("ps")(ps.ps)
 app.command("status")(status.status)
+app.command("top")(top.top)
 app.command("logs")(logs.logs)
 app.add_typer(topic.app, name="topic")
 app.command("call")(call.call)

@@ -25,6 +25,7 @@ __all__ = [
     "path",
     "settings",
     "shown",
+    "style",
     "table",
 ]
 
@@ -76,8 +77,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
 
     made = Table(*columns, box=None, header_style="bold", title=title or None, title_justify="left", pad_edge=False)
     for row in rows:
-        made.add_row(*(Text(shown(cell), style=_STYLES.get(shown(cell), "")) for cell in row))
+        made.add_row(*(Text(shown(cell), style=style(shown(cell))) for cell in row))
     console().print(made)
+
+
+def style(word: str) -> str:
+    """Return the colour of a state."""
+    return _STYLES.get(word, "")
 
 
 _STYLES = {

@@ -30,10 +30,19 @@ def ps(json: AsJson = False) -> None:
     )
 
 
-def rows(ether: Any) -> list[dict[str, Any]]:
-    """Return what is known of every instance, by name; the session itself is none."""
-    processes = known_processes(ether)
-    seen = _seen_members(ether) if processes else {}
+def rows(
+    ether: Any, processes: dict[str, dict[str, Any]] | None = None, seen: dict[str, dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """Return what is known of every instance, by name; the session itself is none.
+
+    Args:
+        processes: what `Ether.processes` says; by default it is asked.
+        seen: what `Ether.members` says; by default it is asked.
+    """
+    if processes is None:
+        processes = known_processes(ether)
+    if seen is None:
+        seen = _seen_members(ether) if processes else {}
     return [
         _as_row(instance, processes.get(name, {}), seen.get(name, {}))
         for name, instance in sorted(ether.instances().items())

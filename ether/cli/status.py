@@ -9,7 +9,7 @@ from ether.cli.arguments import AsJson
 from ether.cli.joined import joined
 from ether.cli.ps import rows
 
-__all__ = ["status"]
+__all__ = ["disk", "status"]
 
 _LEVELS = ("L3", "L2", "L1", "L0")
 _COUNTS = ("received", "handled", "dropped", "failed", "rejected", "published", "missed", "queued")
@@ -34,7 +34,7 @@ def status(json: AsJson = False) -> None:
         levels = ", ".join(f"{recorder[level]:,} at {level}" for level in _LEVELS if recorder.get(level))
         said = f"recorded   {recorder.get('recorded', 0):,}, lost {recorder.get('lost', 0):,}"
         output.line(f"{said} (readings: {levels})" if levels else said)
-        output.line(f"disk       {_disk(recorder)}")
+        output.line(f"disk       {disk(recorder)}")
     for alarm in info.get("alarms") or ():
         output.line(f"ALARM      {alarm.get('topic', '')}: {alarm.get('detail', '')}")
     if info.get("run"):
@@ -55,7 +55,7 @@ def status(json: AsJson = False) -> None:
     )
 
 
-def _disk(recorder: dict[str, Any]) -> str:
+def disk(recorder: dict[str, Any]) -> str:
     """Return what is left of the recorder's disk, for how long, and how it keeps up."""
     found = f"{recorder.get('disk_free', 0) / 1e9:,.1f} GB free"
     if left := recorder.get("disk_left_s"):

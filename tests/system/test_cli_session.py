@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
+import pty
 import queue
+import re
+import select
+import shlex
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +112,52 @@ class Bench:
                 started.process.stdout.close()
 
 
+class Terminal:
+    """A program on a terminal of 80x24 of its own."""
+
+    def __init__(self, bench: Bench, *words: str) -> None:
+        self.main, self.side = pty.openpty()
+        fcntl.ioctl(self.side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.before = termios.tcgetattr(self.side)
+        take_it = (
+            "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", take_it, *words], cwd=bench.folder, env={**bench.environment, "TERM": "xterm"},
+            stdin=self.side, stdout=self.side, stderr=self.side, start_new_session=True,
+        )  # fmt: skip
+        self.said = b""
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError):  # hung up
+            while True:
+                if select.select([self.main], [], [], 0.1)[0]:
+                    self.said += os.read(self.main, 65_536)
+                elif self.process.poll() is not None:
+                    return
+
+    def press(self, keys: bytes) -> None:
+        os.write(self.main, keys)
+
+    def hang_up(self) -> None:
+        """Close it, as closing its window does."""
+        for each in (self.side, self.main):
+            os.close(each)
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self.reader.join(5)
+        with contextlib.suppress(OSError):
+            self.hang_up()
+
+
 @pytest.fixture(scope="module")
 def new_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Bench]]:
     benches: list[Bench] = []
@@ -168,6 +222,34 @@ def test_status_shows_broker_and_recording(running: Bench) -> None:
     assert "recording  off" in told
     found = json.loads(running.run("status", "--json"))
     assert (found["session"]["name"], len(found["instances"])) == ("lab", 2)
+
+
+@pytest.mark.parametrize("key", [b"q", b"\x03"])
+def test_top_fills_the_terminal_and_leaves_it_as_it_was(running: Bench, until: Any, key: bytes) -> None:
+    with Terminal(running, *COMMAND, "top") as terminal:
+        until(lambda: b"controller" in terminal.said and b"q ends" in terminal.said, PATIENCE_S)
+
+        terminal.press(key)
+
+        assert terminal.process.wait(PATIENCE_S) == 0
+        terminal.reader.join()
+        assert termios.tcgetattr(terminal.side) == terminal.before
+    text = terminal.said.decode()
+    assert text.count("\x1b[?1049h") == text.count("\x1b[?1049l") == 1, "the screen is given back"
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "and the cursor"
+    frame = max(text.split("\x1b[H"), key=len)
+    lines = [line.rstrip("\r") for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", frame).split("\n")]
+    assert (len(lines), max(map(len, lines))) == (24, 80), "nothing wraps"
+
+
+def test_top_prints_once_for_programs(running: Bench) -> None:
+    found = json.loads(running.run("top", "--once", "--json"))
+
+    rows = {row["name"]: row for row in found["instances"]}
+    assert rows["sensor"]["published_per_s"] > 0
+    assert rows["controller"]["counts"]["handled"] > 0
+    assert found["session"]["name"] == "lab"
+    assert "wants a terminal" in running.run("top", code=1)
 
 
 def test_logs_are_followed_until_ctrl_c(running: Bench) -> None:
@@ -332,12 +414,16 @@ def test_up_ends_by_itself_and_overrides_hold(bench: Bench) -> None:
     assert "short: ran 00:00:0" in said
 
 
-def test_a_detached_session_runs_until_down(bench: Bench) -> None:
+def test_a_detached_session_outlives_its_terminal_and_runs_until_down(bench: Bench, until: Any) -> None:
     bench.run("init", "lab")
 
     components = bench.folder / "lab" / "components.py"
     components.write_text(components.read_text() + "\nprint('components are imported')\n")
-    assert "`ether down` ends it" in bench.run("up", "lab/session.yaml", "--set", "record=off", "--detach")
+    command = shlex.join([*COMMAND, "up", "lab/session.yaml", "--set", "record=off", "--detach"])
+    with Terminal(bench, "sh", "-c", f"{command}; read line") as terminal:
+        until(lambda: b"`ether down` ends it" in terminal.said, PATIENCE_S)
+        terminal.hang_up()
+        terminal.process.wait(PATIENCE_S)
     assert len(bench.rows("ps")) == 2
     following = bench.start("logs", "-f")
     following.until("began")

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SOAK_ROUNDS ?= 200
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test soak check bench bench-broker fuzz lock wheel clean
+.PHONY: help demo test soak check bench bench-broker bench-recorder fuzz lock wheel clean
 
 help:
 	@echo "make demo    install into $(VENV), run a small session, show and verify its recording"
@@ -18,6 +18,7 @@ help:
 	@echo "make check   style, types and import floors"
 	@echo "make bench   measure against peers"
 	@echo "make bench-broker   measure the brokers only (BENCH_ARGS='--case QoS' chooses)"
+	@echo "make bench-recorder   measure the recorder only (BENCH_ARGS='--case rows --rows 1000000' chooses)"
 	@echo "make wheel   build the wheel into dist/"
 	@echo "make lock    renew requirements.lock from pyproject.toml"
 	@echo "make clean   remove what these made, recordings excepted"
@@ -50,6 +51,9 @@ check: $(VENV)/.check
 
 bench-broker: $(VENV)/.bench
 	$(BIN)/python benchmarks/broker.py $(BENCH_ARGS)
+
+bench-recorder: $(VENV)/.bench
+	$(BIN)/python benchmarks/recorder.py $(BENCH_ARGS)
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/start.py

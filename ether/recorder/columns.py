@@ -77,7 +77,7 @@ class Group:
     """The columns of one topic.
 
     Args:
-        group: where they are; may be exchanged after the file was closed and opened again (`reopen`).
+        group: where they are.
         declared: field path to the kind its publisher declares: ``int``, ``float``, ``bool``, ``str``.
         names: what `names` returned of the part before: a column keeps its name through all parts.
     """
@@ -95,11 +95,6 @@ class Group:
         self.families: dict[Keys, _Family] = {}
         self.version = 0
         """Counts changes of the columns."""
-
-    def reopen(self, group: h5py.Group | None) -> None:
-        self.group = group
-        for family in self.families.values():
-            family.forget()
 
     def append(self, block: Block) -> None:
         """Write a block; on an exception nothing of it stays."""
@@ -150,10 +145,6 @@ class _Family:
         """Kind to the name of its column, in this part and those before."""
         self.void: _Column | None = None
         """Holds only the mask, while no value has come yet."""
-
-    def forget(self) -> None:
-        for column in self._all():
-            column.forget()
 
     def cut(self, rows: int) -> None:
         for column in self._all():

@@ -63,7 +63,7 @@ COMMIT_S = 0.03
 COMMIT_BYTES = 4 << 20
 QUEUE_BYTES = 64 << 20
 """With so much waiting for the disk we stop reading from the broker; nothing is ever dropped."""
-CONFIRM_S = 0.2
+CONFIRM_S = 0.1
 _RETRY_S = 0.5
 _PRESSURE_S = 10.0
 _SLOW_S = 1.0

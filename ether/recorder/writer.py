@@ -43,9 +43,10 @@ __all__ = ["Builder", "main"]
 logger = logging.getLogger(__name__)
 
 LIBVER = ("earliest", "v110")
+_CACHE = {"rdcc_nbytes": 1 << 20, "rdcc_nslots": 127}
+"""Of each dataset. By default HDF5 2 takes 65 KB for the table of a cache alone; there are thousands of datasets."""
 _FLUSH_MESSAGES = 20_000
 _FLUSH_BYTES = 8 << 20
-_FLUSH_S = 2.0
 _PUBLISH_S = 2.0
 _POLL_S = 0.2
 _MOST_TOPICS = 5000
@@ -137,7 +138,7 @@ class Builder:
         self._payload_bytes = 0
         self._runs_dirty = False
         path.unlink(missing_ok=True)
-        self.file = h5py.File(path, "w-", libver=LIBVER)
+        self.file = h5py.File(path, "w-", libver=LIBVER, **_CACHE)
         self._prepare()
         if resume.carry:
             self._take_over(resume.carry)
@@ -689,8 +690,6 @@ class Builder:
             stream.fixed["time"].attrs["units"] = "ns"
             stream.fixed["time"].attrs["start"] = "1970-01-01T00:00:00+00:00"
             self._make_default(stream.path)
-        elif stream.columns.group is None:
-            stream.columns.reopen(self.file[stream.path])
         return stream.columns
 
     def _make_default(self, path: str) -> None:
@@ -718,23 +717,19 @@ class Builder:
         written = {"time": times, "message": messages, "number": first, "publisher": publishers}
         if stream.with_device_time or (device != NONE_NS).any():
             written["time_device"] = device
+            if not stream.with_device_time:
+                self._add_device_time(stream, start)
         for name, values in written.items():
-            dataset = stream.fixed.get(name)
-            if dataset is None:
-                dataset = self._fixed(stream, name, start)
+            dataset = stream.fixed[name]
             write_rows(dataset, start, values.astype(dataset.dtype, copy=False))
 
-    def _fixed(self, stream: _Stream, name: str, start: int) -> h5py.Dataset:
+    def _add_device_time(self, stream: _Stream, start: int) -> None:
         assert stream.columns is not None
-        if name == "time_device" and not stream.with_device_time:
-            stream.with_device_time = True
-            dataset = new_dataset(stream.columns.group, name, (start,), np.dtype("<i8"), NONE_NS)
-            dataset.attrs["units"] = "ns"
-            dataset.attrs["meaning"] = "since the device's boot"
-        else:
-            dataset = stream.columns.group[name]
-        stream.fixed[name] = dataset
-        return dataset
+        stream.with_device_time = True
+        dataset = new_dataset(stream.columns.group, "time_device", (start,), np.dtype("<i8"), NONE_NS)
+        dataset.attrs["units"] = "ns"
+        dataset.attrs["meaning"] = "since the device's boot"
+        stream.fixed["time_device"] = dataset
 
     def _note_schema(self, stream: _Stream, columns: Group) -> None:
         """Give a changed set of columns a row in /schemas, units to columns, and viewers something to plot."""
@@ -864,8 +859,11 @@ class Builder:
             self.messages, told, self.carry() if self.rolled else None,
         )  # fmt: skip
 
-    def close(self) -> None:
-        """Flush and close the work file: everything taken so far is in it. `reopen` goes on."""
+    def checkpoint(self) -> None:
+        """Bring everything taken so far into the work file, such that a copy of it can be opened.
+
+        It stays open: closing and opening it again costs a millisecond for each topic.
+        """
         self.flush()
         self._write_accounts()
         root = self.file.attrs
@@ -874,15 +872,13 @@ class Builder:
         root["messages"] = self.messages
         root["first_ns"] = self._first_ns
         root["last_ns"] = self._last_ns
-        self.file.close()
-        for stream in self._streams.values():
-            stream.fixed = {}
-            if stream.columns is not None:
-                stream.columns.reopen(None)
+        self.file.flush()
         self.dirty = False
 
-    def reopen(self) -> None:
-        self.file = h5py.File(self.path, "r+", libver=LIBVER)
+    def close(self) -> None:
+        """Finish the work file."""
+        self.checkpoint()
+        self.file.close()
 
     def abandon(self) -> None:
         """Let go of the file without writing what is buffered."""
@@ -962,7 +958,6 @@ class Writer:
         self._builder = self._build(resume, raw_only)
         self._published = -math.inf
         self._publish_every = 0.5  # the first time soon: whoever looks for the file should find it
-        self._flushed = clock.monotonic()
 
     def _build(self, resume: Resume, raw_only: Iterable[int]) -> Builder:
         return Builder(self.journal / f"work-{resume.part:04d}.h5", resume, raw_only=raw_only, marker=self._marker)
@@ -1006,25 +1001,18 @@ class Writer:
         self._published = -math.inf  # whoever looks for the new part should find it soon
 
     def _maybe_publish(self) -> None:
-        now = clock.monotonic()
-        if not self._builder.dirty:
-            return
-        if now - self._published >= self._publish_every:
+        if self._builder.dirty and clock.monotonic() - self._published >= self._publish_every:
             self._publish()
-        elif now - self._flushed >= _FLUSH_S:
-            self._builder.flush()
-            self._flushed = now
 
     def _publish(self) -> None:
         started = clock.monotonic()
-        self._builder.close()
+        self._builder.checkpoint()
         try:
             copy_to(self._builder.path, self.target, self.journal / "public.h5")
         except PermissionError:  # Windows, while somebody reads it: next time
             logger.debug("the public file is held by a reader; it is replaced next time")
-        self._builder.reopen()
-        self._published = self._flushed = clock.monotonic()
-        # At most a twentieth of the time goes into publishing, however large the file is.
+        self._published = clock.monotonic()
+        # At most a twentieth of the time goes into publishing, however large the file is and however many its topics.
         self._publish_every = max(_PUBLISH_S, 20 * (self._published - started))
 
     def finish(self) -> Part:

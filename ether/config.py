@@ -10,6 +10,7 @@ import dataclasses
 import os
 import re
 import string
+import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -39,10 +40,12 @@ from ether.address import Address, without_password
 from ether.clock import SECONDS
 from ether.clock import seconds as duration
 from ether.errors import BrokerError, ConfigError, Problem, TopicError, named, suggest
+from ether.jsonpath import Path as JsonPath
 from ether.model import Policy
 
 __all__ = [
     "MARKS",
+    "Availability",
     "Broker",
     "BrokerLimits",
     "CallMark",
@@ -51,15 +54,21 @@ __all__ = [
     "Expect",
     "Health",
     "HookMark",
+    "Ingest",
+    "IngestField",
+    "IngestTime",
     "Instance",
     "MarkList",
     "MethodMarks",
+    "Profile",
     "PubMark",
     "Rate",
     "Record",
     "Restart",
     "Rotate",
+    "Rule",
     "Session",
+    "Source",
     "StartMark",
     "SubMark",
     "Tls",
@@ -239,6 +248,10 @@ def _as_list(value: object) -> object:
     return [value]
 
 
+def _one_entry(value: object) -> object:
+    return [value] if isinstance(value, dict | str) else value
+
+
 def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -260,6 +273,8 @@ Batch: TypeAlias = Annotated[
     PlainValidator(_batch),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, _DURATION_SCHEMA["anyOf"][1]]}),
 ]
+PatternText: TypeAlias = Annotated[str, AfterValidator(lambda text: topics.Pattern.parse(text).text)]
+PathText: TypeAlias = Annotated[str, AfterValidator(lambda text: JsonPath.parse(text).text)]
 Unit: TypeAlias = Annotated[
     str | dict[str, str],
     PlainValidator(_unit),
@@ -720,6 +735,296 @@ class Expect(_Section):
     required: Flag = Field(default=False, description="A session without it is not in order.")
 
 
+# --------------------------------------------------------------------------------------------- foreign devices
+
+FieldType = Literal["number", "integer", "boolean", "string"]
+
+
+class IngestField(_Section):
+    """Where a field's value stands in a foreign message, and what is known of it."""
+
+    path: PathText | None = Field(
+        default=None, description="`a.b`, `a['b c'][0]`, `{sensor}.Temperature`; without, the whole message."
+    )
+    unit: str | None = Field(default=None, description="Unit of the value.")
+    unit_path: PathText | None = Field(default=None, description="Where the message itself says the unit.")
+    type: FieldType | None = Field(default=None, description="`number`, `integer`, `boolean` or `string`.")
+    words: dict[str, bool | int | float | str] = Field(
+        default={}, description="Words of the device to values: `{ON: true, OFF: false}`."
+    )
+    description: str = Field(default="", description="One line for people.")
+
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        return {"path": data} if isinstance(data, str) else data
+
+
+class IngestTime(_Section):
+    """When a foreign message says that it was measured."""
+
+    path: PathText = Field(description="Where the time stands in the message.")
+    format: str = Field(
+        default="iso", description="`iso`, `unix` (seconds), `unix_ms`, or as `strptime` has it: `%d.%m.%Y %H:%M:%S`."
+    )
+    zone: str = Field(default="UTC", description="Of a time that names none: `UTC`, `local`, `Europe/Berlin`.")
+
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        return {"path": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _known(self) -> IngestTime:
+        if self.format not in ("iso", "unix", "unix_ms") and "%" not in self.format:
+            raise ValueError(
+                f"the format {self.format!r} is unknown{suggest(self.format, ('iso', 'unix', 'unix_ms'))}; "
+                "write iso, unix, unix_ms, or a pattern such as `%d.%m.%Y %H:%M:%S`"
+            )
+        if self.zone not in ("UTC", "local"):
+            try:
+                zoneinfo.ZoneInfo(self.zone)
+            except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+                known = (*zoneinfo.available_timezones(), "local")
+                raise ValueError(
+                    f"no time zone {self.zone!r}{suggest(self.zone, known)}; write UTC, local, or as in `Europe/Berlin`"
+                ) from None
+        return self
+
+
+Words: TypeAlias = Annotated[list[str], BeforeValidator(_one_or_more, json_schema_input_type=str | list[str])]
+
+
+class Availability(_Section):
+    """How a foreign device says that it is there."""
+
+    topic: PatternText = Field(description="Topic, with the named levels of `match`: `tele/{dev}/LWT`.")
+    path: PathText | None = Field(default=None, description="Where the word stands in the message.")
+    ready: Words = Field(default=["online", "Online", "true", "ready"], description="Word, or words, for `ready`.")
+    lost: Words = Field(default=["offline", "Offline", "false", "lost"], description="Word, or words, for `lost`.")
+    sleeping: Words = Field(default=["sleeping"], description="Word, or words, for `sleeping`.")
+
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        return {"topic": data} if isinstance(data, str) else data
+
+
+class _RuleKeys(_Section):
+    device: str | None = Field(
+        default=None, description="Name of the device, or a template of it; default `{dev}`, a level of `match`."
+    )
+    topic: str | None = Field(
+        default=None, description="Where its readings go, a template of named levels; default the device's name."
+    )
+    format: Literal["auto", "senml"] = Field(
+        default="auto", description="`auto` (JSON, a number, a word) or `senml` (RFC 8428)."
+    )
+    fields: dict[str, IngestField] = Field(
+        default={}, description="Field to where its value stands; without, all that the message holds."
+    )
+    unit: Unit | None = Field(default=None, description="Without `fields`: unit of the value, or field to unit.")
+    time: IngestTime | None = Field(default=None, description="When it was measured; default: when it came.")
+    availability: Availability | None = Field(default=None, description="How the device says that it is there.")
+
+
+class Rule(_RuleKeys):
+    """One kind of foreign message, and what it becomes."""
+
+    match: PatternText = Field(description="Topic with named levels: `tele/{dev}/SENSOR`.")
+
+
+class Profile(_Section):
+    """A file of `hardware/profiles`: what a kind of foreign device says."""
+
+    description: str = Field(default="", description="One line for people.")
+    base: str = Field(default="", description="What `{base}` stands for in the patterns, unless `ingest` says it.")
+    reader: Literal["homeassistant", "homie4", "homie5", "zigbee2mqtt"] | None = Field(
+        default=None, description="Devices that describe themselves: who reads that."
+    )
+    only: list[str] = Field(default=[], description="Devices to take, as `shelly*`; default all.")
+    rules: list[Rule] = Field(default=[], description="What their messages become.")
+
+
+class Ingest(_RuleKeys):
+    """Foreign devices: a ready profile, or one rule."""
+
+    profile: str | None = Field(default=None, description="A ready profile (`tasmota`), or the path of a file.")
+    base: str | None = Field(default=None, description="With `profile`: the root of its topics, where it is another.")
+    only: Words = Field(default=[], description="Devices to take, as `lab_*`; default all.")
+    ignore: Words = Field(default=[], description="Devices not to take.")
+    prefix: str = Field(default="", description="Put before the topics of the readings: `lab`.")
+    match: PatternText | None = Field(default=None, description="Topic with named levels: `tele/{dev}/SENSOR`.")
+
+    @classmethod
+    def _short_form(cls, data: object) -> object:
+        return {"profile": data} if isinstance(data, str) else data
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Ingest:
+        of_rule = sorted(self.model_fields_set & set(_RuleKeys.model_fields))
+        if self.profile is None and self.match is None:
+            raise ValueError("name a `profile` (such as tasmota), or a `match` (such as `tele/{dev}/SENSOR`)")
+        if self.profile is not None and (self.match is not None or of_rule):
+            raise ValueError(f"`profile` has rules of its own; drop it, or `{'`, `'.join(of_rule or ['match'])}`")
+        if self.profile is None and self.base is not None:
+            raise ValueError("`base` is for a `profile`; write the whole topic in `match`")
+        return self
+
+
+class Source(_Section):
+    """What one entry of `ingest` comes to: rules, or a reader of devices that describe themselves."""
+
+    name: str
+    reader: str | None = None
+    base: str = ""
+    only: list[str] = []
+    ignore: list[str] = []
+    prefix: str = ""
+    rules: list[Rule] = []
+
+    def goes_to(self) -> list[str]:
+        """Return filters of the topics that its readings may go to."""
+        prefix = [self.prefix] if self.prefix else []
+        if self.reader is not None:
+            return ["/".join([*prefix, "#"])]
+        found = [topics.levels(rule.topic or "{dev}") for rule in self.rules]
+        return ["/".join([*prefix, *("+" if "{" in level else level for level in each)]) for each in found]
+
+
+_PROFILES = (Path(__file__).parent / "profiles", Path(__file__).parents[1] / "hardware" / "profiles")
+"""In an installed package; in a source tree."""
+
+
+def profile_files() -> dict[str, Path]:
+    """Return the ready profiles, name to file."""
+    folder = next((each for each in _PROFILES if each.is_dir()), None)
+    return {} if folder is None else {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _read_profile(tree: _Tree, path: KeyPath, name: str, base: str | None) -> Profile | None:
+    """Return a profile; what is wrong with it is reported where it stands in its own file."""
+    known = profile_files()
+    file = known.get(name, Path(name))
+    if name not in known and not file.is_file():
+        there = f"; there are {', '.join(known)}, or name a file"
+        tree.report((*path, "profile"), f"no profile {name!r}{suggest(name, known) or there}", at_value=True)
+        return None
+    try:
+        theirs = _read_file(file)
+    except ConfigError as exc:
+        tree.problems += [(tree.rank(path), problem) for problem in exc.problems]
+        return None
+    found: Profile | None = None
+    data = theirs.data if isinstance(theirs.data, dict) else {"rules": theirs.data}
+    given = data.get("base") if base is None else base
+    theirs.data = _with_base(data, str(given or "").strip("/"))
+    try:
+        found = Profile.model_validate(theirs.data)
+    except ValidationError as exc:
+        for error in exc.errors(include_url=False):
+            _take(theirs, error, Profile)
+    if found is not None:
+        for number, rule in enumerate(found.rules):
+            _check_rule(theirs, ("rules", number), rule)
+    tree.problems += [(tree.rank(path), problem) for problem in theirs.sorted_problems()]
+    return None if theirs.problems else found
+
+
+def _with_base(value: Any, base: str) -> Any:
+    """Return a profile with `{base}` filled in."""
+    if isinstance(value, dict):
+        return {key: _with_base(item, base) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_base(item, base) for item in value]
+    return value.replace("{base}", base) if isinstance(value, str) else value
+
+
+def _sources(tree: _Tree, entries: Sequence[Ingest]) -> list[Source]:
+    """Return what the entries of `ingest` come to; what is wrong with them is reported."""
+    found = []
+    for number, entry in enumerate(entries):
+        path: KeyPath = ("ingest", number)
+        if entry.prefix:
+            try:
+                topics.check_topic(entry.prefix.strip("/"))
+            except TopicError as exc:
+                tree.report((*path, "prefix"), str(exc), at_value=True)
+        source = Source(name="rule", only=entry.only, ignore=entry.ignore, prefix=entry.prefix.strip("/"))
+        if entry.profile is None:
+            keys = {key: getattr(entry, key) for key in Rule.model_fields}
+            source.rules = [Rule.model_construct(**keys)]
+            _check_rule(tree, path, source.rules[0])
+        elif (profile := _read_profile(tree, path, entry.profile, entry.base)) is not None:
+            source.name = Path(entry.profile).stem
+            source.base = (profile.base if entry.base is None else entry.base).strip("/")
+            source.reader, source.rules = profile.reader, profile.rules
+            source.only = entry.only or profile.only
+        found.append(source)
+    _check_loops(tree, found)
+    return found
+
+
+def _check_rule(tree: _Tree, path: KeyPath, rule: Rule) -> None:
+    """Report templates that name what the rule does not know."""
+    known = set(topics.Pattern.parse(rule.match).names)
+    if rule.device is None and "dev" not in known:
+        what = "name the device: a level `{dev}` of `match`, or `device: NAME`"
+        tree.report((*path, "match"), what, at_value=True)
+    if rule.device is not None and not topics.Pattern.names_in(rule.device):
+        _try(tree, (*path, "device"), topics.check_name, rule.device)
+    templates: dict[KeyPath, str] = {("device",): rule.device or "", ("topic",): rule.topic or ""}
+    if rule.availability is not None:
+        templates["availability", "topic"] = rule.availability.topic
+    for key, template in templates.items():
+        _check_names_in(tree, (*path, *key), template, {*known, *(["dev"] if key == ("topic",) else [])})
+    for name, each in rule.fields.items():
+        further = JsonPath.parse(each.path).names if each.path else ()
+        _check_names_in(tree, (*path, "fields", name), name, {*known, *further})
+        if name.startswith("_"):
+            tree.report((*path, "fields", name), "names starting with `_` belong to ether; choose another")
+    if rule.topic is not None:
+        _try(tree, (*path, "topic"), topics.check_topic, re.sub(r"\{\w+\}", "x", rule.topic))
+    if rule.fields and rule.unit is not None:
+        tree.report((*path, "unit"), "each of `fields` has its own `unit`; drop this one")
+
+
+def _check_names_in(tree: _Tree, path: KeyPath, template: str, known: set[str]) -> None:
+    for name in topics.Pattern.names_in(template):
+        if name not in known:
+            there = f"; there are {', '.join(sorted(known)) or 'none'}"
+            what = f"`{{{name}}}` is no named level of `match`{suggest(name, known) or there}"
+            tree.report(path, what, at_value=path[-1] in ("topic", "device"))
+
+
+def _try(tree: _Tree, path: KeyPath, check: Callable[[str], str], text: str) -> None:
+    try:
+        check(text)
+    except TopicError as exc:
+        tree.report(path, str(exc), at_value=True)
+
+
+def _check_loops(tree: _Tree, sources: Sequence[Source]) -> None:
+    """Report readings that would lie on the topics of foreign messages, where nobody could tell them apart."""
+    patterns = [(number, rule) for number, source in enumerate(sources) for rule in source.rules]
+    for number, rule in patterns:
+        prefix = f"{sources[number].prefix}/" if sources[number].prefix else ""
+        template = prefix + (rule.topic or "{dev}")
+        for other, taken in patterns:
+            if _lands_on(topics.levels(template), topics.levels(taken.match)):
+                whose = "itself" if taken is rule else f"ingest.{other}"
+                what = f"readings go to `{template}`, where {whose} takes in foreign messages (`{taken.match}`)"
+                tree.report(("ingest", number), f"{what}; set `prefix: lab`, or another `topic`")
+                break
+
+
+def _lands_on(template: list[str], pattern: list[str]) -> bool:
+    """Return whether a pattern covers a template of topics; a named level of the template is no certain word."""
+    for place, level in enumerate(pattern):
+        if level == "#":
+            return True
+        if place >= len(template) or not (level == "+" or "{" in level or level == template[place]):
+            return False
+    return len(pattern) == len(template)
+
+
 def _record(value: object) -> object:
     if value is False or value == "off":
         return None
@@ -815,8 +1120,12 @@ class _Tree:
         return Problem(where, f"{dotted}: {what}" if dotted else what)
 
     def report(self, path: KeyPath, what: str, *, at_value: bool = False) -> None:
+        self.problems.append((self.rank(path), self.problem(path, what, at_value=at_value)))
+
+    def rank(self, path: KeyPath) -> int:
+        """Return where this key stands in the order of the file."""
         place = self.place(path)
-        self.problems.append((place.order if place else -1, self.problem(path, what, at_value=at_value)))
+        return place.order if place else -1
 
     def sorted_problems(self) -> list[Problem]:
         """Return all problems in the order of the file, each once."""
@@ -1130,9 +1439,9 @@ def _plain(error: Mapping[str, Any]) -> str:
     return f"{error['msg'][0].lower()}{error['msg'][1:]}, got {named(got)}"
 
 
-def _model_at(path: Sequence[Any]) -> type[BaseModel] | None:
+def _model_at(path: Sequence[Any], top: type[BaseModel]) -> type[BaseModel] | None:
     """Return the model that describes the mapping at this path of a configuration."""
-    kind: Any = Config
+    kind: Any = top
     for part in path:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             fields = {field.alias or name: field for name, field in kind.model_fields.items()}
@@ -1147,8 +1456,8 @@ def _model_at(path: Sequence[Any]) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _unknown_key(path: KeyPath) -> str:
-    model = _model_at(path[:-1])
+def _unknown_key(path: KeyPath, top: type[BaseModel]) -> str:
+    model = _model_at(path[:-1], top)
     known = [field.alias or name for name, field in model.model_fields.items()] if model else []
     hint = suggest(str(path[-1]), known)
     if not hint and model is Instance:
@@ -1158,14 +1467,14 @@ def _unknown_key(path: KeyPath) -> str:
     return f"unknown key{hint}"
 
 
-def _take(tree: _Tree, error: Mapping[str, Any]) -> None:
-    """Report one of pydantic's errors."""
+def _take(tree: _Tree, error: Mapping[str, Any], top: type[BaseModel] | None = None) -> None:
+    """Report one of pydantic's errors; `top` is the model of the whole file."""
     path: KeyPath = error["loc"]
     if path and path[-1] == "[key]":
         path = path[:-1]
         tree.report(path, _plain(error))
     elif error["type"] == "extra_forbidden":
-        tree.report(path, _unknown_key(path))
+        tree.report(path, _unknown_key(path, top or Config))
     elif error["type"] == "missing":
         hint = "; name the class, such as `class_path: package.module.Class`" if path[-1] == "class_path" else ""
         tree.report(path, f"missing{hint}")
@@ -1231,12 +1540,16 @@ class Config(_Section):
     )
     instances: dict[Name, Instance] = Field(default={}, description="What runs: instance name to class and arguments.")
     expect: dict[Filter, Expect] = Field(default={}, description="What must come by: topic to rate, publisher, unit.")
+    ingest: Annotated[list[Ingest], BeforeValidator(_one_entry)] = Field(
+        default=[], description="Foreign devices: ready profiles, and rules of your own."
+    )
     metrics: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
         default=None, description="Port for Prometheus, on loopback; 0 takes a free one."
     )
 
     _tree: _Tree = PrivateAttr(default_factory=_Tree)
     _classes: dict[str, type] = PrivateAttr(default_factory=dict)
+    _sources: list[Source] = PrivateAttr(default_factory=list)
 
     @classmethod
     def load(
@@ -1271,9 +1584,10 @@ class Config(_Section):
             for error in exc.errors(include_url=False):
                 _take(tree, error)
         _check_names(tree)
+        sources = _sources(tree, config.ingest) if config is not None else []
         if tree.problems or config is None:
             raise ConfigError(tree.sorted_problems())
-        config._tree, config._classes = tree, classes
+        config._tree, config._classes, config._sources = tree, classes, sources
         return config
 
     def __eq__(self, other: object) -> bool:
@@ -1303,6 +1617,16 @@ class Config(_Section):
     def classes(self) -> dict[str, type]:
         """The classes that a mapping gave as objects, by their class path."""
         return self._classes
+
+    @property
+    def starts(self) -> bool:
+        """Whether it has something to run; otherwise who taps in is a guest of a session that runs."""
+        return bool(self.instances or self.ingest)
+
+    @property
+    def sources(self) -> list[Source]:
+        """What the entries of `ingest` come to, profiles read."""
+        return self._sources
 
     def resolved(self) -> dict[str, Any]:
         """Return everything that holds, defaults included, JSON-able, secrets as ``***``."""
@@ -1381,6 +1705,8 @@ def _check_names(tree: _Tree) -> None:
                 tree.report(path, f"the name `{name}` is used twice; first at {tree.problem(taken[name], '').where}")
             elif name == "recorder" and _record(tree.data.get("record")) is not None:
                 tree.report(path, "`recorder` is ether's own recorder; choose another name, or set `record: off`")
+            elif name == "ingest" and tree.data.get(name):
+                tree.report(path, f"`{name}` is what runs `{name}:`; choose another name")
             taken.setdefault(name, path)
 
 
@@ -1405,6 +1731,10 @@ def json_schema() -> dict[str, Any]:
         "Restart": [{"enum": ["never", "on-failure", "always", "off", "no", False]}],
         "Rotate": [_SIZE_SCHEMA, {"type": "string", "pattern": _DURATION_PATTERN}, {"enum": ["off", "no", False]}],
         "MethodMarks": [{"enum": list(MARKS)}],
+        "Ingest": [{"type": "string"}],
+        "IngestField": [{"type": "string"}],
+        "IngestTime": [{"type": "string"}],
+        "Availability": [{"type": "string"}],
     }
     for name, forms in short.items():
         block = definitions.pop(name)

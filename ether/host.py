@@ -44,6 +44,7 @@ from ether.errors import (
     suggest,
 )
 from ether.expect import Expectations, Shortfall
+from ether.foreign import ingest
 from ether.instance import Instance
 from ether.log import Line, SessionLog
 from ether.member import LOST_CONNECTION, Member, new_boot
@@ -77,6 +78,7 @@ _QUEUE_LIMITS = {
 _OURS = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
 """For the processes that are ours: recorder and broker."""
 _ANSWERS_KEPT = 256
+_OURS_BY_NAME = ("session", "recorder", ingest.NAME)
 
 
 class Guest:
@@ -184,10 +186,10 @@ def join(config: Config, only: bool) -> Guest | None:
     """
     name = config.session.name if config.session.name_given else None
     url, namespace = _url(config), config.session.namespace
-    if url is not None and config.instances and name is None and not only:
+    if url is not None and config.starts and name is None and not only:
         return None
     if url is None:
-        entry = None if config.instances and name is None else runtime.find(name)
+        entry = None if config.starts and name is None else runtime.find(name)
         if entry is None:
             if only:
                 raise BrokerError(
@@ -195,9 +197,9 @@ def join(config: Config, only: bool) -> Guest | None:
                 )
             return None
         url, namespace = entry["url"], entry["namespace"]
-    guest = Guest(url, namespace, _tls(config), data=config.session.data.absolute() if config.instances else None)
+    guest = Guest(url, namespace, _tls(config), data=config.session.data.absolute() if config.starts else None)
     guest.open()
-    if config.broker.url is not None and config.instances:
+    if config.broker.url is not None and config.starts:
         if not guest.finds(config.session.name, _JOIN_S if only else 0.0):
             guest.close()
             if only:
@@ -336,14 +338,18 @@ class Host:
             recorder = self._supervisor.spawn("recorder", "ether.recorder.ingest", _OURS)
             recorder.patience_s = _RECORDER_PATIENCE_S
             provenance = _Later(_provenance, self.config)
+        conveyors = self._spawn_conveyors()
         url = self._starting.result()
         self._connect(url)
-        self._take_names([*waiting, *(["recorder"] if recorder is not None else [])])
+        ours = [*conveyors, *(["recorder"] if recorder is not None else [])]
+        self._take_names([*waiting, *ours])
         if recorder is not None:
             self._supervisor.give_orders(recorder, self._recorder_orders(url, provenance.result()))
         for name, child in waiting.items():
             self._supervisor.give_orders(child, self._orders(name, *wanted[name], url=url))
-        self._await_ready([*waiting, *(["recorder"] if recorder is not None else [])])
+        for name, child in conveyors.items():
+            self._supervisor.give_orders(child, self._conveyor_orders(name, url))
+        self._await_ready([*waiting, *ours])
         if self.config.metrics is not None:
             self._metrics = Metrics(self.config.metrics, self.client.instances, lambda: self.client.alarms)
         if self._member is not None:
@@ -380,6 +386,27 @@ class Host:
         given = instance.restart
         policy = Restart(given.policy, given.max, given.within, (given.backoff[0], given.backoff[1]))
         return self._supervisor.spawn(name, "ether.session", policy)
+
+    def _spawn_conveyors(self) -> dict[str, Child]:
+        """Start the processes that speak other conventions than ours."""
+        wanted = {ingest.NAME: bool(self.config.ingest)}
+        return {
+            name: self._supervisor.spawn(name, f"ether.foreign.{name}", _OURS) for name, each in wanted.items() if each
+        }
+
+    def _conveyor_orders(self, name: str, url: str) -> dict[str, Any]:
+        return {
+            "url": url,
+            "tls": _as_orders(_tls(self.config)),
+            "namespace": self._namespace,
+            "log_level": _log_level(),
+            "largest_payload": self._largest_payload,
+            "start_timeout": self.config.session.start_timeout,
+            "recorded": self.config.record is not None and self._guest is None,
+            "outbox": self._outbox(name),
+            "sources": [each.model_dump(mode="json") for each in self.config.sources],
+            "taken": [*_OURS_BY_NAME, *self.config.named()],
+        }
 
     def _start_broker(self) -> str:
         if self._guest is not None:
@@ -1118,6 +1145,9 @@ class Host:
         """Return the names in groups: a group publishes to later groups only (within a cycle, together)."""
         abouts = self.client.abouts
         feeds: dict[str, set[str]] = {name: set() for name in names}
+        for name in names:
+            if name != ingest.NAME and ingest.NAME in names:
+                feeds[name].add(ingest.NAME)  # whatever it takes in may be for anybody
         for giver in names:
             for taker in names:
                 if giver != taker and giver in abouts and taker in abouts:
@@ -1229,6 +1259,8 @@ class Host:
             return
         # Not of a child that never got its orders: the name may be somebody else's.
         names = [*(name for name, child in self._supervisor.children.items() if child.orders), *self._endings]
+        if ingest.NAME in names:
+            names += [name for name, each in self.client.abouts.items() if each.kwargs.get("by") == ingest.NAME]
         if self._member is not None:
             for topic in (topics.SESSION, topics.RUN, topics.alarm("session"), topics.alarm("recorder")):
                 connection.publish(topic, b"", 1, retain=True)

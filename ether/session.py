@@ -146,7 +146,7 @@ class Ether:
             self._ended.clear()
             self._summary = None
             guest = join(loaded, join_only)
-            if guest is not None and not loaded.instances:
+            if guest is not None and not loaded.starts:
                 self._client, self._close_guest = guest.client, guest.close
             else:
                 host = Host(loaded, guest)

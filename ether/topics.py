@@ -16,6 +16,7 @@ __all__ = [
     "PARAM_SET",
     "RUN",
     "SESSION",
+    "Pattern",
     "Reserved",
     "about",
     "alarm",
@@ -34,12 +35,14 @@ __all__ = [
     "log",
     "matches",
     "matches_any",
+    "overlap",
     "parse",
     "pong",
     "portable",
     "probe",
     "reply",
     "resend",
+    "slug",
     "status",
     "stored",
     "strip",
@@ -55,6 +58,8 @@ PARAM_GET = "param.get"
 PARAM_SET = "param.set"
 ALL = "#"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
+_UNFIT = re.compile(r"[^A-Za-z0-9_-]+")
+_CAPTURE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MAX_BYTES = 65_535
 
 
@@ -208,6 +213,63 @@ def portable(topic: str) -> bool:
     return topic.isascii() and not set(topic) & set(" .*>") and not topic.startswith("/")
 
 
+def slug(text: str) -> str:
+    """Return a foreign name as one that an instance, or a level of a portable topic, may have."""
+    return _UNFIT.sub("_", text).strip("_") or "unnamed"
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A topic filter that names levels, or parts of them: ``tele/{dev}/SENSOR``, ``{dev}/status/switch:{ch}``."""
+
+    text: str
+    filter: str
+    """What to subscribe to."""
+    names: tuple[str, ...]
+    _found: re.Pattern[str]
+
+    @classmethod
+    def parse(cls, text: str) -> Pattern:
+        """Return the pattern, or raise TopicError."""
+        if not isinstance(text, str) or not text:
+            raise TopicError(f"topic pattern {text!r}: a text of at least one character")
+        names: list[str] = []
+        wanted, found = [], []
+        for level in levels(text):
+            places = list(_CAPTURE.finditer(level))
+            if "{" in _CAPTURE.sub("", level) or "}" in _CAPTURE.sub("", level):
+                raise TopicError(f"topic pattern {text!r}: write `{{name}}`, of letters, digits and `_`")
+            names += [place[1] for place in places]
+            wanted.append("+" if places else level)
+            found.append(_level_regex(level))
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise TopicError(f"topic pattern {text!r}: `{{{twice[0]}}}` stands twice")
+        topic_filter = check_filter("/".join(wanted))
+        return cls(text, topic_filter, tuple(names), re.compile("/".join(found).replace("/.*", "(?:/.*)?") + r"\Z"))
+
+    def match(self, topic: str) -> dict[str, str] | None:
+        """Return what the named parts are in a topic; None for a topic that does not fit."""
+        found = self._found.match(topic)
+        return None if found is None else found.groupdict()
+
+    @staticmethod
+    def fill(template: str, parts: dict[str, str]) -> str:
+        """Return a template with its named parts filled in; KeyError for one that is not there."""
+        return _CAPTURE.sub(lambda found: parts[found[1]], template)
+
+    @staticmethod
+    def names_in(template: str) -> list[str]:
+        return _CAPTURE.findall(template)
+
+
+def _level_regex(level: str) -> str:
+    """Return the regular expression of one level of a pattern."""
+    if level in ("#", "+"):
+        return ".*" if level == "#" else "[^/]*"
+    pieces = _CAPTURE.split(level)  # literal, name, literal, …
+    return "".join(f"(?P<{piece}>[^/]+)" if place % 2 else re.escape(piece) for place, piece in enumerate(pieces))
+
+
 def matches(topic_filter: str, topic: str) -> bool:
     """Return whether the filter matches, by MQTT 3.1.1 section 4.7 (wildcards never match a leading '$')."""
     if topic_filter == topic:
@@ -232,6 +294,17 @@ def covers(wider: str, narrower: str) -> bool:
         if place >= len(narrow) or narrow[place] == "#" or (level != "+" and level != narrow[place]):
             return False
     return len(wide) == len(narrow)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Return whether some topic is matched by both filters."""
+    left, right = levels(one), levels(other)
+    for place, level in enumerate(left):
+        if level == "#" or (place < len(right) and right[place] == "#"):
+            return True
+        if place >= len(right) or ("+" not in (level, right[place]) and level != right[place]):
+            return False
+    return len(left) == len(right) or right[len(left) :] == ["#"]
 
 
 def widest(filters: Iterable[str]) -> list[str]:

@@ -126,6 +126,7 @@ class Wiring:
         one_each = list({node.key: node for node in reversed(self.nodes)}.values())[::-1]
         given = list(dict.fromkeys(topic for node in one_each for topic in node.publishes))
         taken = list(dict.fromkeys(each for node in one_each for each in node.subscribes))
+        foreign = [each for source in config.sources for each in source.goes_to()]
         found: list[Finding] = []
         for node in one_each:
             at = ("instances", node.key)
@@ -138,7 +139,7 @@ class Wiring:
                     hint = _near(topic, taken)
                     found.append(Finding("warning", f"nobody hears {topic}, and it is not recorded{hint}", at))
             for each in node.subscribes:
-                if not self._givers(each):
+                if not self._givers(each) and not any(topics.overlap(each, other) for other in foreign):
                     found.append(
                         Finding("warning", f"hears {each}, which no instance publishes{_near(each, given)}", at)
                     )
@@ -148,7 +149,7 @@ class Wiring:
             if source is not None and source in by_key and not _publishes(by_key[source], topic):
                 hint = _near(topic, by_key[source].publishes)
                 found.append(Finding("warning", f"{source} does not publish it{hint}", ("expect", topic)))
-            elif source is None and not self._givers(topic):
+            elif source is None and not self._givers(topic) and not any(topics.overlap(topic, o) for o in foreign):
                 found.append(Finding("warning", f"no instance publishes it{_near(topic, given)}", ("expect", topic)))
         only = [topic for topic in given if not topics.matches_any(taken, topic) and self.is_recorded(topic)]
         if only:

@@ -1,0 +1,350 @@
+"""Ingest: foreign devices as members of the system. A process of its own, begun by a session with `ingest:`.
+
+Each device is given a member: a status, a description with units, readings that are numbered and kept until they are
+recorded. Foreign topics are as they travel, whatever the session's namespace; those of readings are below it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import ether
+from ether import clock, codecs, process, topics
+from ether.client import Client
+from ether.config import Source
+from ether.errors import EtherError, PayloadError
+from ether.foreign.facts import Alive, Fact, Reader, Taken, Trouble
+from ether.foreign.readers import reader_of
+from ether.member import Member
+from ether.model import About, Message, State
+from ether.mqtt import Connection, Receipt, Tls
+from ether.outbox import Sender
+
+__all__ = ["CLASS_PREFIX", "NAME", "Ingest", "main"]
+
+logger = logging.getLogger(__name__)
+
+NAME = "ingest"
+CLASS_PREFIX = "foreign."
+"""Begins the class in a foreign device's description."""
+_QUEUE = 10_000
+_PATIENCE_S = 1.0
+"""So long the broker is kept waiting for a place in the queue."""
+_OWN_EVERY_S = 1.0
+_EVERY_S = 10.0
+"""Between repeated statuses of a device."""
+_LEAVE_S = 10.0
+_LINES = 20
+"""So many kinds of trouble are told in the log; all are counted."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """One entry of `ingest:`, at work."""
+
+    given: Source
+    reader: Reader
+
+    def wants(self, device: str) -> bool:
+        """Return whether a device, by what it calls itself, is to be taken in."""
+        chosen = not self.given.only or any(fnmatch.fnmatchcase(device, each) for each in self.given.only)
+        return chosen and not any(fnmatch.fnmatchcase(device, each) for each in self.given.ignore)
+
+
+@dataclass(slots=True)
+class _Device:
+    """A foreign device as a member."""
+
+    member: Member
+    signer: codecs.Signer
+    about: About
+    numbers: dict[str, int] = field(default_factory=dict)
+    told: State | None = None
+    """What its own availability says; None where it never spoke of it."""
+
+
+class Ingest:
+    """Takes in what foreign devices say. `receive` is for the network thread, everything else for one other."""
+
+    def __init__(self, orders: dict[str, Any]) -> None:
+        """Prepare; orders: see `Host`."""
+        self._orders = orders
+        self._tls = Tls(**orders["tls"]) if orders["tls"] else None
+        self._sources = [_Source(each, reader_of(each)) for each in map(Source.model_validate, orders["sources"])]
+        self._devices: dict[tuple[int, str], _Device] = {}
+        self._names: dict[str, tuple[int, str]] = dict.fromkeys(orders["taken"], (-1, ""))
+        self._owners: dict[str, str] = {}
+        """Topic of readings to the name of the device that they come from."""
+        self._told: set[str] = set()
+        self._work: queue.Queue[tuple[Message, float] | None] = queue.Queue(_QUEUE)
+        self._stopping = threading.Event()
+        self.member = self._member(NAME, _OWN_EVERY_S)
+        self.member.on_message = self._ordered
+        self.member.describe = lambda: {"queued": self._work.qsize(), "devices": len(self._devices)}
+        self.counts = self.member.counts
+        self._foreign = Connection(orders["url"], f"{NAME}-foreign-{self.member.boot}", tls=self._tls)
+        self._foreign.on_message = self.receive
+        self._subscribed: list[str] = []
+
+    def _member(self, name: str, every: float) -> Member:
+        member = Member(self._orders["url"], name, namespace=self._orders["namespace"], every=every, tls=self._tls)
+        member.connection.largest_payload = self._orders["largest_payload"]
+        return member
+
+    # --- life
+
+    def open(self) -> None:
+        """Connect; returns when the broker has granted the subscriptions and nothing can be missed any more."""
+        timeout = self._orders["start_timeout"]
+        member = self.member
+        client = Client(member.connection, NAME, member.boot)
+        member.on_message = lambda message, receipt: client.take(message)
+        member.open(timeout)
+        member.log_to_topic()
+        if self._orders["recorded"]:
+            client.wait_until_ready("recorder", timeout)
+        member.on_message = self._ordered
+        member.connection.subscribe([topics.command(NAME, "+")])
+        self._describe()
+        self._foreign.open(timeout)
+        self._subscribe()
+        member.set_status(State.READY)
+
+    def run(self) -> None:
+        """Do the work until told to stop; what had come before is taken in."""
+        while (work := self._work.get()) is not None:
+            self._take(*work)
+
+    def stop(self, reason: str) -> None:
+        if not self._stopping.is_set():
+            self._stopping.set()
+            logger.info("%s: stopping: %s", NAME, reason)
+            threading.Thread(target=self._work.put, args=(None,), daemon=True).start()  # it may be full
+
+    def close(self) -> None:
+        """Say goodbye for every device, and go."""
+        self._foreign.close(1.0)
+
+        def leave(device: _Device) -> None:
+            device.member.leave({topic: number - 1 for topic, number in device.numbers.items()})
+            device.member.close()
+
+        leaving = [threading.Thread(target=leave, args=(each,), daemon=True) for each in self._devices.values()]
+        for thread in leaving:
+            thread.start()
+        for thread in leaving:
+            thread.join(_LEAVE_S)
+        self.member.set_status(State.DISCONNECTED)
+        self.member.close()
+
+    def _describe(self) -> None:
+        sources = [f"{each.given.name}: {', '.join(each.reader.filters())}" for each in self._sources]
+        about = About(
+            NAME, class_name="ether.ingest", host=socket.gethostname(), pid=os.getpid(), version=ether.__version__,
+            kwargs={"sources": sources},
+        )  # fmt: skip
+        self.member.set_about(about)
+
+    def _subscribe(self) -> None:
+        """Hear all that the readers want to, each message once: brokers differ on subscriptions that overlap."""
+        wanted = topics.widest([each for source in self._sources for each in source.reader.filters()])
+        if new := [each for each in wanted if each not in self._subscribed]:
+            self._foreign.subscribe(new)
+            self._foreign.unsubscribe([each for each in self._subscribed if each not in wanted])
+            self._subscribed = wanted
+
+    # --- incoming, in the network threads
+
+    def _ordered(self, message: Message, _receipt: Receipt | None) -> None:
+        reserved = topics.parse(message.topic)
+        if reserved is not None and reserved.kind == "command" and reserved.name == NAME and reserved.verb == "stop":
+            self.stop("told to stop")
+
+    def receive(self, message: Message, _receipt: Receipt | None = None) -> None:
+        """Queue a foreign message; the broker waits a little while there is no room, then it is dropped and counted."""
+        if topics.is_reserved(topics.strip(self._orders["namespace"], message.topic)):
+            return
+        self.counts["received"] += 1
+        try:
+            self._work.put((message, clock.now()), timeout=_PATIENCE_S)
+        except queue.Full:
+            self.counts["dropped"] += 1
+
+    # --- work
+
+    def _take(self, message: Message, now: float) -> None:
+        try:
+            if codecs.envelope_of(message.payload) is not None:
+                self.counts["ours"] += 1  # whoever signs in our envelope is no foreigner; our own readings above all
+                return
+        except PayloadError as exc:
+            self._trouble(message.topic, str(exc))
+            return
+        known = False
+        for number, source in enumerate(self._sources):
+            try:
+                facts = source.reader.take(message, now)
+            except PayloadError as exc:
+                known = True
+                self._trouble(message.topic, str(exc))
+                continue
+            if facts is not None:
+                known = True
+                for fact in facts:
+                    self._settle(number, source, message, fact, now)
+        self.counts["handled" if known else "unknown"] += 1
+        self._subscribe()
+
+    def _settle(self, number: int, source: _Source, message: Message, fact: Fact, now: float) -> None:
+        if isinstance(fact, Trouble):
+            self._trouble(message.topic, fact.what)
+        elif not source.wants(fact.device):
+            self.counts["unwanted"] += 1
+        elif isinstance(fact, Alive):
+            self._lives(self._device(number, source, fact.device), fact)
+        elif message.retain:
+            self.counts["replays"] += 1  # what the broker kept, not what was measured now
+        else:
+            try:
+                self._publish(self._device(number, source, fact.device), source, fact, now)
+            except EtherError as exc:
+                self._trouble(message.topic, str(exc))
+
+    def _device(self, number: int, source: _Source, given: str) -> _Device:
+        """Return the member of a device; it is made when it is first heard of."""
+        device = self._devices.get((number, given))
+        if device is None:
+            name = self._name(number, given)
+            member = self._member(name, _EVERY_S)
+            if (outbox := self._orders["outbox"]) is not None:
+                folder = str(Path(outbox["folder"]).parent / name)
+                member.outbox = Sender.ordered(
+                    {**outbox, "folder": folder}, member.connection, name, member.boot, member.counts
+                )
+            about = About(
+                name, class_name=f"{CLASS_PREFIX}{source.given.name}", version=ether.__version__,
+                kwargs={"id": given, "by": NAME},
+            )  # fmt: skip
+            device = self._devices[number, given] = _Device(member, codecs.Signer(name, member.boot), about)
+            member.open(self._orders["start_timeout"])
+            member.set_about(about)
+            if member.outbox is not None:
+                member.outbox.begin()
+            logger.info("%s: %s is there, taken in as %s", NAME, given, name)
+        return device
+
+    def _name(self, number: int, given: str) -> str:
+        """Return a name for a device that nobody else has."""
+        name = topics.slug(given)
+        if name in self._names:
+            mark = sha256(f"{number} {given}".encode()).hexdigest()[:4]
+            logger.error("%s: the name %s is taken; the device %r is called %s-%s", NAME, name, given, name, mark)
+            name = f"{name}-{mark}"
+        self._names[name] = (number, given)
+        return name
+
+    @staticmethod
+    def _lives(device: _Device, fact: Alive) -> None:
+        device.told = fact.state
+        if (device.member.state, device.member.detail) != (fact.state, fact.detail):
+            device.member.set_status(fact.state, fact.detail)
+
+    def _publish(self, device: _Device, source: _Source, fact: Taken, now: float) -> None:
+        member = device.member
+        prefix = f"{source.given.prefix}/" if source.given.prefix else ""
+        topic = topics.check_topic(prefix + fact.topic.replace("{dev}", member.name))
+        owner = self._owners.setdefault(topic, member.name)
+        if owner != member.name:
+            self.counts["refused"] += 1
+            self._tell(logging.ERROR, f"{topic} comes from {owner}; readings of {member.name} for it are left out: "
+                                      "give each device a topic of its own, as by `{dev}`")  # fmt: skip
+            return
+        self._learn(device, topic, fact)
+        gone = member.state in (State.LOST, State.DISCONNECTED)
+        if gone or (member.state is State.INIT and device.told is None):
+            member.set_status(State.READY)  # whoever speaks lives
+        number = device.numbers.get(topic, 0)
+        payload = device.signer.encode(fact.fields, number, now if fact.time is None else fact.time)
+        member.connection.check_size(topic, payload)
+        device.numbers[topic] = number + 1
+        if member.outbox is not None:
+            member.outbox.keep(topic, number, 1, payload)
+        member.counts["published"] += 1
+        self.counts["published"] += 1
+        member.connection.publish(topic, payload, 1)
+
+    @staticmethod
+    def _learn(device: _Device, topic: str, fact: Taken) -> None:
+        """Have the description say what a reading holds, before it comes."""
+        known = device.about.publishes.setdefault(topic, {"fields": {}})["fields"]
+        if any(known.get(name) != fact.schema.get(name, {}) for name in fact.fields):
+            for name in fact.fields:
+                known[name] = fact.schema.get(name, {})
+            device.member.set_about(device.about)
+
+    # --- what is not as it should be
+
+    def _trouble(self, topic: str, what: str) -> None:
+        self.counts["rejected"] += 1
+        self._tell(logging.WARNING, f"message on {topic!r}: {what}")
+
+    def _tell(self, level: int, line: str) -> None:
+        """Log a line, once, and not too many of them: a device may say the same thing wrong for years."""
+        if line in self._told or len(self._told) > _LINES:
+            return
+        self._told.add(line)
+        logger.log(level, "%s: %s", NAME, line)
+        if len(self._told) > _LINES:
+            logger.warning("%s: further troubles are only counted, as `rejected` and `refused` of its status", NAME)
+
+
+def main() -> None:
+    """Run as the ingest process, until told to stop."""
+    orders = process.orders()
+    process.log_to_stderr(NAME, orders["log_level"])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    _take_more_files()
+    ingest = Ingest(orders)
+    signal.signal(signal.SIGTERM, lambda _number, _frame: ingest.stop("told by a signal"))
+    process.on_orphaned(lambda: _end_orphan(ingest))
+    try:
+        ingest.open()
+    except EtherError as exc:
+        logger.error("%s: %s", NAME, exc)
+        if ingest.member.connection.connected:
+            ingest.member.set_status(State.LOST, str(exc))
+            ingest.member.close(2.0)
+        sys.stderr.flush()
+        os._exit(1)  # threads of a connection that never came up must not hold us
+    ingest.run()
+    ingest.close()
+
+
+def _take_more_files() -> None:
+    """Have as many files open as the system lets us: a device takes five, and the usual limit is 1,024."""
+    try:
+        import resource
+    except ImportError:
+        return  # no POSIX
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _end_orphan(ingest: Ingest) -> None:
+    """The session's process is gone: end in order, and surely."""
+    ingest.stop("the session's process is gone")
+    threading.Event().wait(4.0)
+    os._exit(1)

@@ -316,7 +316,7 @@ class Client:
         token = secrets.token_hex(4)
         event = self._echoes[token] = threading.Event()
         self.connection.publish(self._reply_topic, codecs.encode({"echo": token}), 1)
-        return clock.wait(event.is_set, event.wait, timeout)
+        return clock.wait_for(event, timeout)
 
     def wait_for(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait until a condition on statuses and descriptions holds; False when `timeout` seconds have passed."""

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from ether.errors import named, suggest
 
 __all__ = [
-    "SECONDS", "compact", "monotonic", "monotonic_ns", "now", "now_ns", "seconds", "take", "text", "thread", "wait",
+    "SECONDS", "compact", "join", "monotonic", "monotonic_ns", "now", "now_ns", "seconds", "take", "text", "thread",
+    "wait", "wait_for",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -45,6 +46,16 @@ def wait(done: Callable[[], bool], sleep: Callable[[float], object], timeout: fl
             return False
         sleep(left)
     return True
+
+
+def wait_for(event: threading.Event, timeout: float) -> bool:
+    """Wait until an event is set; False after `timeout` seconds."""
+    return wait(event.is_set, event.wait, timeout)
+
+
+def join(thread: threading.Thread, timeout: float) -> bool:
+    """Wait until a thread has ended; False after `timeout` seconds."""
+    return wait(lambda: not thread.is_alive(), thread.join, timeout)
 
 
 def take(work: SimpleQueue[T], timeout: float | None) -> T:

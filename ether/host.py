@@ -54,7 +54,7 @@ from ether.mqtt import MAX_PAYLOAD, Connection, Receipt, Tls
 from ether.outbox import Sender, leftovers, outbox_folder
 from ether.recorder.entries import journal_folder
 from ether.recorder.parts import is_taken
-from ether.supervisor import Child, ProcessState, Restart, Supervisor, how
+from ether.supervisor import Child, Launcher, ProcessState, Restart, Supervisor, how
 
 __all__ = ["Guest", "Host", "add", "join"]
 
@@ -253,12 +253,17 @@ def _limits(config: Config) -> brokers.Limits | None:
 class Host:
     """One session begun by this process."""
 
-    def __init__(self, config: Config, guest: Guest | None = None) -> None:
+    def __init__(
+        self, config: Config, guest: Guest | None = None, *, launcher: Launcher = process,
+        connect: Callable[..., Connection] = Connection,
+    ) -> None:  # fmt: skip
         """Prepare; `open` starts everything.
 
         Args:
             config: with the instances to run.
             guest: a session to join, whose broker and recorder then serve these instances too.
+            launcher: starts processes.
+            connect: makes connections.
         """
         self.config = config
         self.id = secrets.token_hex(4)
@@ -277,8 +282,10 @@ class Host:
         """Members, by the state that the log names last."""
         self._supervisor = Supervisor(
             self._child_ended, self._child_gone, self._child_again, self._child_said,
-            pass_on=process.DETACHED not in os.environ,
+            pass_on=process.DETACHED not in os.environ, launcher=launcher,
         )  # fmt: skip
+        self._launcher = launcher
+        self._connect_by = connect
         self._for_the_dead: list[Sender] = guest.for_the_dead if guest else []
         self._by_hand: dict[str, tuple[Instance, threading.Thread]] = {}
         self._metrics: Metrics | None = None
@@ -326,8 +333,7 @@ class Host:
             raise
 
     def _open(self) -> None:
-        running = [str(each["id"]) for each in runtime.running()]
-        self._log = SessionLog(self.config.session.name, self.id, self.config.named(), running)
+        self._log = self._new_log()
         self._log_handler = _LogToFile(self._log)
         logger.addHandler(self._log_handler)
         wanted = {name: each for name, each in self.config.named().items() if each[1].autorun}
@@ -356,6 +362,10 @@ class Host:
             self._member.set_status(State.READY)
         if self.recording is not None:
             self._recover_the_killed(self.recording)
+
+    def _new_log(self) -> SessionLog:
+        running = [str(each["id"]) for each in runtime.running()]
+        return SessionLog(self.config.session.name, self.id, self.config.named(), running)
 
     def _recover_the_killed(self, ours: Path) -> None:
         """Have recordings made of what killed sessions left where ours is written, while this one goes on."""
@@ -483,7 +493,7 @@ class Host:
             self.client.on_change = self._status_changed
             self.client.connection.on_down = lambda reason: self.client.poke()
             return
-        member = self._member = Member(url, "session", namespace=self._namespace, boot=self._boot, tls=tls)
+        member = self._member = self._new_member("session", boot=self._boot)
         member.connection.largest_payload = self._largest_payload
         self.client = Client(member.connection, "session", member.boot)
         self.client.on_change = self._status_changed
@@ -495,14 +505,21 @@ class Host:
             member.connection.subscribe(list(self.config.expect), qos=0)
         if self._drops is not None:
             member.connection.subscribe([brokers.DROPPED], qos=0)
-        self._watcher = threading.Thread(target=self._watch, name="alarms", daemon=True)
-        self._watcher.start()
+        self._watcher = clock.thread(self._watch, name="alarms")
         member.on_up = lambda present: self._announce()
         if self._broker is not None and self._broker.kind == "external":
             self._refuse_second_session(url, tls)
         member.open()
         self._describe(member)
         self.client.watch()
+        self._remember(url)
+
+    def _new_member(self, name: str, **options: Any) -> Member:
+        tls = _tls(self.config)
+        return Member(self._url, name, namespace=self._namespace, tls=tls, connect=self._connect_by, **options)
+
+    def _remember(self, url: str) -> None:
+        """Write down that we are there, for who wants to join."""
         runtime.remember(
             {
                 "id": self.id, "name": self.config.session.name, "namespace": self._namespace, "url": url,
@@ -684,7 +701,7 @@ class Host:
                     raise SessionError(f"no instance {name!r} is declared; there are {', '.join(declared) or 'none'}")
                 child = self._supervisor.children.get(name)
                 # One that has just exited is told of before it counts as ended.
-                if child is not None and not child.ended.wait(0.0 if child.alive else 2.0):
+                if child is not None and not clock.wait_for(child.ended, 0.0 if child.alive else 2.0):
                     raise SessionError(f"{name} runs already")
             if self._closing.is_set():
                 raise SessionError("the session ends")
@@ -766,12 +783,12 @@ class Host:
         deadline = clock.monotonic() + budget + 2.0
         found = {}
         for child in children:
-            while not child.ended.wait(min(_STOP_AGAIN_S, max(0.1, deadline - clock.monotonic()))):
+            while not clock.wait_for(child.ended, min(_STOP_AGAIN_S, max(0.1, deadline - clock.monotonic()))):
                 if clock.monotonic() >= deadline:
                     break
                 self._tell_to_stop(child, safe)
             if not self._supervisor.end(child):
-                child.ended.wait(self._safe_within.get(child.name, 0.0) + 2.0)
+                clock.wait_for(child.ended, self._safe_within.get(child.name, 0.0) + 2.0)
                 found[child.name] = f"did not finish within {budget:g} s: {child.exit or 'still there'}"
             elif child.exit in ("", "exit code 0", "killed by SIGTERM"):
                 found[child.name] = "stopped"
@@ -797,7 +814,7 @@ class Host:
         if name in self.client.statuses and self.client.statuses[name].state not in _GONE:
             raise SessionError(f"an instance is called {name!r} already; choose another name")
         component = Component.of(type(target))
-        member = Member(self._url, name, namespace=self._namespace, tls=_tls(self.config))
+        member = self._new_member(name)
         member.connection.largest_payload = self._largest_payload
         member.outbox = self._sender(name, member)
         instance = Instance(component, target, member, drain_timeout=self.config.session.stop_timeout)
@@ -815,8 +832,7 @@ class Host:
             instance.run()
             instance.close({})
 
-        thread = threading.Thread(target=live, name=f"instance {name}", daemon=True)
-        thread.start()
+        thread = clock.thread(live, name=f"instance {name}")
         self._by_hand[name] = (instance, thread)
 
         def known() -> bool:
@@ -878,7 +894,7 @@ class Host:
             self._answers[asked] = b""
             while len(self._answers) > _ANSWERS_KEPT:
                 self._answers.popitem(last=False)
-            threading.Thread(target=self._obey, args=(reserved, fields), name=reserved.verb, daemon=True).start()
+            clock.thread(self._obey, reserved, fields, name=reserved.verb)
 
     def _obey(self, order: topics.Reserved, fields: dict[str, Any]) -> None:
         """Carry out an order, or answer a question, and tell whoever asked."""
@@ -939,13 +955,13 @@ class Host:
             if clock.monotonic() >= deadline:
                 found = expected.look(self.client.abouts, self.client.statuses, patient=False)
                 raise PreflightError({each.topic: each.detail for each in found})
-            if self._closing.wait(0.1):
+            if clock.wait_for(self._closing, 0.1):
                 raise SessionError("preflight: the session has ended")
 
     def _watch(self) -> None:
         """Tell what is not as it should be of streams and broker: retained, in the log, and as annotations."""
         standing: dict[tuple[str, str], tuple[float, Shortfall]] = {}
-        while not self._closing.wait(_WATCH_S):
+        while not clock.wait_for(self._closing, _WATCH_S):
             self._bury_the_silent()
             found = {(each.topic, each.kind): each for each in self._shortfalls()}
             if not self.client.connection.connected:
@@ -1073,9 +1089,9 @@ class Host:
         within = self._safe_within.get(child.name)
         if within is None:
             return
-        popen = process.spawn("ether.session", f"{child.name}-safe")
+        popen = self._launcher.spawn("ether.session", f"{child.name}-safe")
         try:
-            process.give_orders(popen, {**child.orders, "only_safe": True})
+            self._launcher.give_orders(popen, {**child.orders, "only_safe": True})
             code = popen.wait(within)
             why = "" if code == 0 else how(code)
         except subprocess.TimeoutExpired:
@@ -1127,7 +1143,7 @@ class Host:
             self._problems.append(f"{name} did not stop by itself and was killed")
         for name, child in self._supervisor.children.items():
             if name in self._safe_within:
-                child.ended.wait(self._safe_within[name] + 2.0)
+                clock.wait_for(child.ended, self._safe_within[name] + 2.0)
         statuses = dict(self.client.statuses)
         self._clear_retained()
         self._release()
@@ -1193,7 +1209,7 @@ class Host:
         deadline = clock.monotonic() + timeout
         for name in names:
             thread = self._by_hand.pop(name)[1]
-            thread.join(max(0.0, deadline - clock.monotonic()))
+            clock.join(thread, max(0.0, deadline - clock.monotonic()))
             self._endings[name] = "still at work" if thread.is_alive() else "stopped"
 
     def _stop_recorder(self) -> None:
@@ -1205,7 +1221,7 @@ class Host:
         self.client.connection.flush(2.0)
         self._supervisor.expect_end(child)
         self.client.command("recorder", "stop")
-        if not child.ended.wait(_RECORDER_SEALS_S):
+        if not clock.wait_for(child.ended, _RECORDER_SEALS_S):
             self._problems.append(f"the recorder did not finish within {_RECORDER_SEALS_S:g} s")
         elif self.recording is not None and journal_folder(self.recording).exists():
             way_out = f"nothing stored is lost, and `ether recover {shlex.quote(str(self.recording))}` finishes it"

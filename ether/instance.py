@@ -16,7 +16,6 @@ import traceback
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -399,7 +398,7 @@ class Instance:
             if close is not None:
                 close()
         for thread in self._background:
-            clock.wait(partial(_ended, thread), thread.join, max(0.1, (self._stop_by or 0) - clock.monotonic()))
+            clock.join(thread, max(0.1, (self._stop_by or 0) - clock.monotonic()))
         if self._safe_asked:  # after the last message, which might have switched something on
             self.unsafe = not self._run_hooks("safe")
         for verb in ("save_all", "cleanup", "shutdown"):
@@ -922,10 +921,6 @@ def _run_alone(awaitable: Any) -> Any:
         return loop.run(awaitable)
     finally:
         loop.close()
-
-
-def _ended(thread: threading.Thread) -> bool:
-    return not thread.is_alive()
 
 
 def _is_async(function: Any) -> bool:

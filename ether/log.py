@@ -55,7 +55,10 @@ class Line:
 class SessionLog:
     """Written by the process that began a session. What the disk refuses is said once, and left out."""
 
-    def __init__(self, session: str, session_id: str, instances: Iterable[str], running: Iterable[str] = ()) -> None:
+    def __init__(
+        self, session: str, session_id: str, instances: Iterable[str], running: Iterable[str] = (),
+        on_disk: bool = True,
+    ) -> None:  # fmt: skip
         """Begin a file, and remove those of long ago.
 
         Args:
@@ -63,6 +66,7 @@ class SessionLog:
             session_id: its id.
             instances: those that are declared.
             running: ids of sessions whose files stay.
+            on_disk: False keeps the last lines only, in memory.
         """
         now = clock.now()
         self.path = folder() / f"{clock.compact(now)}-{quote(session, safe='')}-{session_id}.log"
@@ -74,7 +78,9 @@ class SessionLog:
         self._closed = False
         self._numbered: deque[tuple[int, Line]] = deque(maxlen=_RECENT)
         self._count = 0
-        _remove_old({*running, session_id})
+        self._on_disk = on_disk
+        if on_disk:
+            _remove_old({*running, session_id})
         self.say("INFO", "began")
 
     def say(self, level: str, message: str) -> None:
@@ -117,7 +123,7 @@ class SessionLog:
                     self._file.close()
 
     def _write(self, line: Line) -> None:
-        if self._closed:
+        if self._closed or not self._on_disk:
             return
         content = {key: value for key, value in asdict(line).items() if value not in ("", None)}
         content["message"] = line.message[:_LINE_CHARS] + ("…" if len(line.message) > _LINE_CHARS else "")

@@ -213,7 +213,7 @@ class Member:
 
     def _beat(self) -> None:
         every = self._status.every or 2.0
-        while not clock.wait(self._closed.is_set, self._closed.wait, every):
+        while not clock.wait_for(self._closed, every):
             with contextlib.suppress(EtherError):  # closed meanwhile
                 if self.connection.connected:
                     with self._announcing:

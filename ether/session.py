@@ -659,9 +659,9 @@ class Ether:
             raise SessionError("no session: call ether.tap() first")
         return self._client
 
-    def _attach(self, client: Client) -> None:
-        """Be the hold of an instance's process on the session it belongs to."""
-        self._client = client
+    def _attach(self, client: Client, host: Host | None = None) -> None:
+        """Be the hold of an instance's process on the session it belongs to; or, in a test, of its host's."""
+        self._client, self._host = client, host
 
     def _stop_asked(self) -> None:
         def stop() -> None:

@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from ether import clock, process
 
-__all__ = ["Child", "ProcessState", "Restart", "Supervisor", "how"]
+__all__ = ["Child", "Launcher", "ProcessState", "Restart", "Supervisor", "how"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,14 @@ _LAST_WORDS_S = 0.05
 """So long the end of what a dead child wrote is waited for: a process it started may hold its pipes open."""
 _SIGNAL_S = 3.0
 """So long a child may take to end after a signal."""
+
+
+class Launcher(Protocol):
+    """What starts processes: the module `ether.process`, or what stands in for it in a test."""
+
+    def spawn(self, module: str, name: str, *, heard: bool = False) -> subprocess.Popen[bytes]: ...
+
+    def give_orders(self, child: subprocess.Popen[bytes], content: dict[str, Any]) -> None: ...
 
 
 class ProcessState(StrEnum):
@@ -124,6 +132,7 @@ class Supervisor:
         on_again: Callable[[Child], None] = lambda child: None,
         on_output: Callable[[Child, int, list[str]], None] = lambda child, number, lines: None,
         pass_on: bool = True,
+        launcher: Launcher = process,
     ) -> None:
         """Prepare. What it calls is called in a thread of its own, after a child ended; `child.exit` says how.
 
@@ -133,6 +142,7 @@ class Supervisor:
             on_again: before it is started again; may change `child.orders`.
             on_output: called, in a thread of its own, with lines that a child wrote to stdout (1) or stderr (2).
             pass_on: whether what they write also goes where our own output goes.
+            launcher: what starts processes.
         """
         self.children: dict[str, Child] = {}
         self._on_exit = on_exit
@@ -140,6 +150,7 @@ class Supervisor:
         self._on_again = on_again
         self._on_output = on_output
         self._pass_on = pass_on
+        self._launcher = launcher
 
     def spawn(self, name: str, module: str, restart: Restart | None = None) -> Child:
         """Start a child that waits for its orders."""
@@ -152,10 +163,10 @@ class Supervisor:
         child.orders = orders
         if child.popen is not None:
             try:
-                process.give_orders(child.popen, orders)
+                self._launcher.give_orders(child.popen, orders)
             except BrokenPipeError:
                 logger.warning("%s: ended before it got its orders", child.name)
-        threading.Thread(target=self._watch, args=(child,), name=f"watch {child.name}", daemon=True).start()
+        clock.thread(self._watch, child, name=f"watch {child.name}")
 
     def expect_end(self, child: Child) -> None:
         """From now on the end of a child is no failure, and it is not started again."""
@@ -170,7 +181,7 @@ class Supervisor:
         for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
             if child.popen is not None:
                 child.popen.send_signal(number)
-            if child.ended.wait(_SIGNAL_S):
+            if clock.wait_for(child.ended, _SIGNAL_S):
                 break
         return False
 
@@ -213,13 +224,13 @@ class Supervisor:
         child.state = ProcessState.STARTING
         child.last_lines.clear()
         child.since, child.again_at = clock.now(), None
-        child.popen = process.spawn(child.module, child.name, heard=True)
+        child.popen = self._launcher.spawn(child.module, child.name, heard=True)
+        pipes = ((2, "stderr", child.popen.stderr), (1, "stdout", child.popen.stdout))
         child.hearing = [
-            threading.Thread(target=self._hear, args=(child, number), name=f"{word} {child.name}", daemon=True)
-            for number, word in ((2, "stderr"), (1, "stdout"))
+            clock.thread(self._hear, child, number, name=f"{word} {child.name}")
+            for number, word, pipe in pipes
+            if pipe is not None
         ]
-        for thread in child.hearing:
-            thread.start()
 
     def _hear(self, child: Child, number: int) -> None:
         """Pass a child's stdout or stderr on as it comes, and remember the last lines of stderr."""
@@ -272,7 +283,7 @@ class Supervisor:
             self._start(child)
             assert child.popen is not None
             try:
-                process.give_orders(child.popen, child.orders)
+                self._launcher.give_orders(child.popen, child.orders)
             except BrokenPipeError:
                 continue  # it has ended already: seen in the next round
 
@@ -291,7 +302,7 @@ class Supervisor:
                 return False
             child.state, child.again_at = ProcessState.BACKOFF, clock.now() + wait
             logger.warning("%s: %s; starting it again in %.1f s", child.name, child.exit, wait)
-            child.halt.wait(wait)
+            clock.wait_for(child.halt, wait)
         return not child.halt.is_set()
 
 

@@ -41,13 +41,13 @@ class Watchdog:
     def close(self) -> None:
         """Look no more."""
         self._closed.set()
-        clock.wait(lambda: not self._thread.is_alive(), self._thread.join, _CLOSE_S)
+        clock.join(self._thread, _CLOSE_S)
         faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
         look_every = min(1.0, self._hang_after / 4)
         told: tuple[str, float] | None = None
-        while not clock.wait(self._closed.is_set, self._closed.wait, look_every):
+        while not clock.wait_for(self._closed, look_every):
             faulthandler.dump_traceback_later(2 * self._hang_after + look_every, file=sys.__stderr__ or 2)
             busy = self._busy()
             if busy is None or busy == told:

@@ -1,4 +1,4 @@
-"""For users' tests: a broker in memory, and the contract that every broker keeps."""
+"""For users' tests: a whole session in one process, a broker in memory, and the contract that every broker keeps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ether.testing.fake_clock import FakeClock, Stuck
+    from ether.testing.lab import Lab
     from ether.testing.memory_broker import MemoryBroker
 
-__all__ = ["FakeClock", "MemoryBroker", "Stuck"]
+__all__ = ["FakeClock", "Lab", "MemoryBroker", "Stuck"]
 
-_HOMES = {"FakeClock": "fake_clock", "MemoryBroker": "memory_broker", "Stuck": "fake_clock"}
+_HOMES = {"FakeClock": "fake_clock", "Lab": "lab", "MemoryBroker": "memory_broker", "Stuck": "fake_clock"}
 
 
 def __getattr__(name: str) -> Any:

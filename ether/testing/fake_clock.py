@@ -55,11 +55,15 @@ class _Thread(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.owner = owner
         self.belongs_to = belongs_to
-        self.go = threading.Semaphore(0)
-        self.back = threading.Semaphore(0)
+        self.go = threading.Lock()  # two locks that one side takes and the other lets go: cheaper than semaphores
+        self.back = threading.Lock()
+        self.go.acquire()
+        self.back.acquire()
         self.done: Callable[[], bool] = lambda: True
         self.until = math.inf
         self.killed = False
+        self.ending = False
+        """It has been told that it is killed: what it still runs waits for nothing."""
         self.over = False
         self._work = work
 
@@ -84,8 +88,9 @@ class _Thread(threading.Thread):
             self.done, self.until = done, until
             self.back.release()
             self.go.acquire()
-            if self.killed:
-                raise _Killed
+        if self.killed and not self.ending:
+            self.ending = True
+            raise _Killed
         return done()
 
 
@@ -161,7 +166,7 @@ class FakeClock:
     def thread(self, work: Callable[..., object], *args: Any, name: str) -> threading.Thread:
         """Stands for `clock.thread`: it has its first turn when the driving thread waits."""
         me = threading.current_thread()
-        belongs_to = me.belongs_to if isinstance(me, _Thread) else self._belongs_to
+        belongs_to = self._belongs_to or (me.belongs_to if isinstance(me, _Thread) else None)
         begun = _Thread(self, lambda: work(*args), name, belongs_to)
         self._threads.append(begun)
         begun.start()
@@ -169,7 +174,7 @@ class FakeClock:
 
     @contextmanager
     def belonging_to(self, who: object) -> Iterator[None]:
-        """What threads the driving one begins in this block belong to `who`."""
+        """What threads are begun in this block belong to `who`; otherwise to whom those belong that begin them."""
         before, self._belongs_to = self._belongs_to, who
         try:
             yield
@@ -210,11 +215,20 @@ class FakeClock:
         self.drive(lambda: False, seconds)
 
     def kill(self, belongs_to: object) -> None:
-        """End the threads that belong to somebody, wherever they wait; their `finally` blocks run."""
-        for thread in [each for each in self._threads if each.belongs_to is belongs_to]:
+        """End the threads that belong to somebody, wherever they wait; their `finally` blocks run.
+
+        To be called in the thread that drives: any other leaves it to `soon`.
+        """
+        self._end([each for each in self._threads if each.belongs_to is belongs_to])
+
+    def close(self) -> None:
+        """End every thread that lives by it."""
+        self._end(list(self._threads))
+
+    def _end(self, threads: list[_Thread]) -> None:
+        for thread in threads:
             thread.killed = True
-            if threading.current_thread() is not thread:
-                self._give_turn(thread)
+            self._give_turn(thread)
 
     def _turn(self) -> bool:
         """Let one thing happen that is due; False where nothing is."""
@@ -241,6 +255,8 @@ class FakeClock:
         came_back = thread.back.acquire(timeout=self._patience_s)
         self.on_turn(None)
         if not came_back:
+            thread.killed = True  # it ends where it waits next; until then, nobody counts on it
+            self._threads.remove(thread)
             frame = _frame_of(thread)
             raise Stuck(
                 f"{thread.name} has not come back for {self._patience_s:g} s of real time; "

@@ -127,6 +127,7 @@ class Client:
         self._call_numbers = count()
         self._pending: dict[str, _Pending] = {}
         self._echoes: dict[str, threading.Event] = {}
+        self._stored_answers: dict[str, Future[dict[str, Any]]] = {}
         self._turns: dict[str, count[int]] = {}
         self._signer = codecs.Signer(name, boot)
         self._numbers: dict[str, int] = {}
@@ -156,6 +157,9 @@ class Client:
                 else:
                     self.abouts[reserved.name] = about
                 self._changed.notify_all()
+            return True
+        if reserved.kind == "stored":
+            self._take_stored(message.payload)
             return True
         if message.topic in (topics.RUN, topics.SESSION) or reserved.kind == "alarm":
             try:
@@ -257,7 +261,8 @@ class Client:
                 self.statuses.pop(name, None)
             elif not passing:  # a guest ends who was never an instance
                 self.statuses[name] = status
-                self._heard_at[name] = clock.monotonic()
+                if status.state is not State.LOST or name not in self._heard_at:  # which others say of it
+                    self._heard_at[name] = clock.monotonic()
             self._changed.notify_all()
         for call_id, pending in list(self._pending.items()):
             if pending.target == name and (status is None or status.state in _GONE or status.boot != pending.boot):
@@ -331,6 +336,36 @@ class Client:
                     self._changed.wait(seconds)
 
         return clock.wait(holds, sleep, timeout)
+
+    def stored_of(self, name: str, timeout: float = 2.0) -> dict[str, Any] | None:
+        """Return what the recorder has of a member's last start; None where it does not say.
+
+        ``topics`` (the last number that is durable, and all before it), ``missing`` (holes), ``seen``, ``first``: as
+        `ether/stored/<name>` says it.
+        """
+        status = self.statuses.get(name)
+        if status is None or not status.boot or self.statuses.get(RECORDER, _NOBODY).state in _GONE:
+            return None
+        identity = f"{self._call_prefix}-{next(self._call_numbers)}"
+        future = self._stored_answers[identity] = Future()
+        self.connection.subscribe([topics.stored(name)])
+        self.command(RECORDER, "confirm", by=name, boot=status.boot, id=identity)
+        try:
+            return future.result(timeout)
+        except FutureTimeout:
+            return None
+        finally:
+            self._stored_answers.pop(identity, None)
+            self.connection.unsubscribe([topics.stored(name)])
+
+    def _take_stored(self, payload: bytes) -> None:
+        try:
+            said = codecs.decode(payload)[0]
+        except PayloadError:
+            return
+        future = self._stored_answers.get(str(said.get("asked")))
+        if future is not None and not future.done():
+            future.set_result(said)
 
     def poke(self) -> None:
         """Have waiters look at their condition again."""

@@ -20,6 +20,7 @@ from collections import ChainMap, OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import MISSING, asdict, replace
+from functools import cached_property
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -55,6 +56,7 @@ from ether.outbox import Sender, leftovers, outbox_folder
 from ether.recorder.entries import journal_folder
 from ether.recorder.parts import is_taken
 from ether.supervisor import Child, Launcher, ProcessState, Restart, Supervisor, how
+from ether.wiring import Wiring
 
 __all__ = ["Guest", "Host", "add", "join"]
 
@@ -847,6 +849,11 @@ class Host:
         """Return what the supervisor sees of each child, by name."""
         return {name: str(child.state) for name, child in self._supervisor.children.items()}
 
+    @cached_property
+    def _declared_topics(self) -> dict[str, list[str]]:
+        """What instances would publish, also those that never ran, by their classes."""
+        return {node.name: list(node.publishes) for node in Wiring.of_config(self.config).nodes}
+
     def processes(self) -> dict[str, dict[str, Any]]:
         """Return what is known of each process of the session, and of the instances that have none yet."""
         named = self.config.named()
@@ -857,7 +864,11 @@ class Host:
             found[name] = child.facts()
         for name in self._by_hand:
             found[name] = {"state": "running", "pid": os.getpid()}
-        found["session"] = {"state": "running", "pid": os.getpid(), "since": self._since}
+        for name, declared in self._declared_topics.items():
+            found[name]["publishes"] = declared
+        found["session"] = {
+            "state": "running", "pid": os.getpid(), "since": self._since, "started": self.started
+        }  # fmt: skip
         if isinstance(self._broker, brokers.ChildBroker):
             popen = self._broker.process
             found["broker"] = {
@@ -996,8 +1007,9 @@ class Host:
         for name, after_s in self.client.silent().items():
             if name in ("session", *self._supervisor.children) or now - self._hearing_since < after_s:
                 continue
+            known = self.client.statuses[name]
             content = {
-                "state": "lost", "boot": self.client.statuses[name].boot, "t": clock.now(),
+                "state": "lost", "boot": known.boot, "t": clock.now(), "every": known.every,
                 "detail": f"silent for more than {after_s:g} s",
             }  # fmt: skip
             logger.warning("%s: lost: %s", name, content["detail"])

@@ -39,6 +39,7 @@ from ether.cli import (
     topic,
     up,
     verify,
+    why,
 )
 from ether.errors import EtherError
 
@@ -69,6 +70,7 @@ app.command("restart")(instances.restart)
 app.command("ps")(ps.ps)
 app.command("status")(status.status)
 app.command("top")(top.top)
+app.command("why")(why.why)
 app.command("logs")(logs.logs)
 app.add_typer(topic.app, name="topic")
 app.command("call")(call.call)

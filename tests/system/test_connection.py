@@ -235,6 +235,7 @@ def test_a_member_elsewhere_that_falls_silent_is_told_to_be_lost_so_that_nothing
     until(lambda: ether.instances()["small"].state == "ready")
 
 
+@pytest.mark.parametrize("broker_kind", ["embedded"], indirect=True)
 def test_a_member_that_comes_back_in_time_was_reconnecting_and_never_lost(ether, member, broker, until):
     ether.tap({"broker": broker.url, "record": "off", "instances": {"echo": {"class_path": "lab_parts.Echo"}}})
     board = member("board")
@@ -252,6 +253,7 @@ def test_a_member_that_comes_back_in_time_was_reconnecting_and_never_lost(ether,
     assert ether.instances()["board"].counts["reconnects"] == 1
 
 
+@pytest.mark.parametrize("broker_kind", ["embedded"], indirect=True)
 def test_a_member_that_does_not_come_back_in_time_is_lost(ether, broker, until):
     ether.tap({"broker": broker.url, "record": "off", "instances": {"echo": {"class_path": "lab_parts.Echo"}}})
     board = Member(broker.url, "board", every=1.0)

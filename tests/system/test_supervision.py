@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +304,66 @@ def test_a_stop_that_cannot_be_says_why_and_stops_nothing(ether, names, said):
 
     assert str(caught.value) == said
     assert ether.get("echo", "where")["word"] == "hello"
+
+
+# --- what `ether why` tells
+
+
+@pytest.fixture
+def why() -> Any:
+    """Ask as a user would, in a process of its own."""
+
+    def ask(word: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "ether.cli", "why", word, "--for", "300ms"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done.stderr if code else done.stdout
+
+    return ask
+
+
+def test_why_explains_each_absence(ether, workdir, raw, until, why):
+    backoff = {"policy": "always", "backoff": ["60s", "60s"]}
+    ether.tap(
+        _config(
+            record="on",
+            spare={"class_path": "lab_parts.Echo", "autorun": False},
+            fragile={"class_path": "lab_parts.Fragile"},
+            looping={"class_path": "lab_parts.DiesAtStart", "restart": backoff},
+            heater=_heater(workdir, hang_after="300ms"),
+            ticker={"class_path": "lab_parts.Ticker"},
+        )
+    )
+    ether.start()
+    raw(ether.info()["broker"]["url"]).publish("ether/status/board", b'{"state":"ready","boot":"b","every":0.1}')
+    ether.pub({"code": 7}, "die")
+    hanging = threading.Thread(target=ether.pub, args=({"seconds": 60.0}, "heat"))
+    hanging.start()
+    for name, state in {"fragile": "lost", "looping": "lost", "heater": "alert", "board": "lost"}.items():
+        until(lambda name=name, state=state: ether.instances()[name].state == state, 30.0, f"{name} {state}")
+    until(lambda: ether.instances()["looping"].process == "backoff")
+
+    names = ("spare", "fragile", "looping", "heater", "board", "ticker", "tick")
+    with ThreadPoolExecutor() as pool:
+        told = dict(zip(names, pool.map(why, names), strict=True))
+
+    assert "spare is declared with `autorun: false`, and was never started" in told["spare"]
+    assert told["fragile"].startswith("fragile ended: exit code 7; with `restart: never`")
+    assert "I die of 7" in told["fragile"]
+    assert "looping ended" in told["looping"] and "it is started again in" in told["looping"]
+    assert "I die at start" in told["looping"]
+    assert told["heater"].startswith("heater hangs: Heater.heat has not returned") and "released.wait" in told["heater"]
+    assert told["board"].startswith("board is silent: it promised a status every 0.1 s")
+    assert told["ticker"].startswith("ticker is ready") and "tick: up to number" in told["ticker"]
+    assert "by ticker" in told["tick"].splitlines()[0] and "ticker, ready" in told["tick"]
+    assert "did you mean `ticker`?" in why("tickr", code=1)
+    ether.stop("ticker")
+    stopped = why("tick")
+    assert "should publish it\nticker was stopped by order" in stopped and "readings, the last" in stopped
+    os.kill(ether.processes()["heater"]["pid"], signal.SIGKILL)
+    hanging.join()
+    until(lambda: ether.processes()["heater"]["state"] == "exited")

@@ -46,6 +46,7 @@ from ether.model import Policy
 __all__ = [
     "MARKS",
     "Availability",
+    "Bridge",
     "Broker",
     "BrokerLimits",
     "CallMark",
@@ -1025,6 +1026,26 @@ def _lands_on(template: list[str], pattern: list[str]) -> bool:
     return len(pattern) == len(template)
 
 
+class Bridge(_Section):
+    """Where the components of the session are announced, for dashboards that know nothing of ether."""
+
+    homeassistant: Flag = Field(default=False, description="Home Assistant's discovery documents.")
+    homie: Flag = Field(default=False, description="Homie 5: descriptions, states and values.")
+    homeassistant_prefix: Topic = Field(default="homeassistant", description="Home Assistant's discovery prefix.")
+    homie_domain: Topic = Field(default="homie", description="Homie's domain, the first level of its topics.")
+    every: Annotated[Duration, Field(gt=0)] = Field(
+        default=1.0, description="A Homie value is told this often at most: the latest."
+    )
+    commands: Flag = Field(default=True, description="Announce what can be set: parameters and subscriptions.")
+    foreign: Flag = Field(default=False, description="Announce devices of `ingest` too; most do so themselves.")
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Bridge:
+        if not (self.homeassistant or self.homie):
+            raise ValueError("announces to nobody; set `homeassistant: true`, `homie: true`, or both")
+        return self
+
+
 def _record(value: object) -> object:
     if value is False or value == "off":
         return None
@@ -1543,6 +1564,7 @@ class Config(_Section):
     ingest: Annotated[list[Ingest], BeforeValidator(_one_entry)] = Field(
         default=[], description="Foreign devices: ready profiles, and rules of your own."
     )
+    bridge: Bridge | None = Field(default=None, description="Announce all components to other dashboards.")
     metrics: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
         default=None, description="Port for Prometheus, on loopback; 0 takes a free one."
     )
@@ -1621,7 +1643,7 @@ class Config(_Section):
     @property
     def starts(self) -> bool:
         """Whether it has something to run; otherwise who taps in is a guest of a session that runs."""
-        return bool(self.instances or self.ingest)
+        return bool(self.instances or self.ingest or self.bridge)
 
     @property
     def sources(self) -> list[Source]:
@@ -1705,7 +1727,7 @@ def _check_names(tree: _Tree) -> None:
                 tree.report(path, f"the name `{name}` is used twice; first at {tree.problem(taken[name], '').where}")
             elif name == "recorder" and _record(tree.data.get("record")) is not None:
                 tree.report(path, "`recorder` is ether's own recorder; choose another name, or set `record: off`")
-            elif name == "ingest" and tree.data.get(name):
+            elif name in ("ingest", "bridge") and tree.data.get(name):
                 tree.report(path, f"`{name}` is what runs `{name}:`; choose another name")
             taken.setdefault(name, path)
 

@@ -45,7 +45,7 @@ from ether.errors import (
     suggest,
 )
 from ether.expect import Expectations, Shortfall
-from ether.foreign import ingest
+from ether.foreign import bridge, ingest
 from ether.instance import Instance
 from ether.log import Line, SessionLog
 from ether.member import LOST_CONNECTION, Member, new_boot
@@ -80,7 +80,7 @@ _QUEUE_LIMITS = {
 _OURS = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
 """For the processes that are ours: recorder and broker."""
 _ANSWERS_KEPT = 256
-_OURS_BY_NAME = ("session", "recorder", ingest.NAME)
+_OURS_BY_NAME = ("session", "recorder", ingest.NAME, bridge.NAME)
 
 
 class Guest:
@@ -401,7 +401,7 @@ class Host:
 
     def _spawn_conveyors(self) -> dict[str, Child]:
         """Start the processes that speak other conventions than ours."""
-        wanted = {ingest.NAME: bool(self.config.ingest)}
+        wanted = {ingest.NAME: bool(self.config.ingest), bridge.NAME: self.config.bridge is not None}
         return {
             name: self._supervisor.spawn(name, f"ether.foreign.{name}", _OURS) for name, each in wanted.items() if each
         }
@@ -416,6 +416,7 @@ class Host:
             "start_timeout": self.config.session.start_timeout,
             "recorded": self.config.record is not None and self._guest is None,
             "outbox": self._outbox(name),
+            "bridge": None if self.config.bridge is None else self.config.bridge.model_dump(mode="json"),
             "sources": [each.model_dump(mode="json") for each in self.config.sources],
             "taken": [*_OURS_BY_NAME, *self.config.named()],
         }
@@ -1176,6 +1177,8 @@ class Host:
         for name in names:
             if name != ingest.NAME and ingest.NAME in names:
                 feeds[name].add(ingest.NAME)  # whatever it takes in may be for anybody
+        if bridge.NAME in names:
+            feeds[bridge.NAME] |= {name for name in names if name != bridge.NAME}  # it announces to the last
         for giver in names:
             for taker in names:
                 if giver != taker and giver in abouts and taker in abouts:

@@ -7,19 +7,22 @@ Of its templates those are understood that name a place: ``{{ value_json.a.b }}`
 
 from __future__ import annotations
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from ether import topics
 from ether.errors import EtherError, PayloadError
-from ether.foreign.facts import Alive, Fact, Taken, Trouble, as_type, content_of, schema_of
+from ether.foreign.facts import Alive, Fact, Taken, Trouble, as_type, content_of, schema_of, their_unit
+from ether.foreign.outline import Outline, Shown
 from ether.jsonpath import Path
 from ether.model import Message, State
 
-__all__ = ["ORIGIN", "HomeAssistant"]
+__all__ = ["ORIGIN", "HomeAssistant", "document", "identity"]
 
 ORIGIN = "ether"
 """Name of the origin in documents of our own, which are not taken in."""
@@ -316,3 +319,125 @@ def _text(value: Any) -> str:
 
 def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+# --- the other way: documents of our own components
+
+_AVAILABILITY = (
+    "{% set state = value_json.state if value_json is mapping else value %}"
+    "{{ 'online' if state in ('ready', 'alert', 'sleeping') else 'offline' }}"
+)
+"""A status is an object; a small device may say a bare word."""
+_MESSAGE = (
+    '{% set m = value_json if value_json is mapping else {"value": value_json if value_json is defined else value} %}'
+)
+_CLASSES = {
+    "°C": "temperature", "°F": "temperature", "K": "temperature", "W": "power", "kW": "power", "V": "voltage",
+    "mV": "voltage", "A": "current", "mA": "current", "Hz": "frequency", "kHz": "frequency", "Pa": "pressure",
+    "hPa": "pressure", "kPa": "pressure", "bar": "pressure", "mbar": "pressure", "psi": "pressure", "lx": "illuminance",
+    "kg": "weight", "g": "weight", "m": "distance", "cm": "distance", "mm": "distance", "dBm": "signal_strength",
+}  # fmt: skip
+"""Units that can stand for one of Home Assistant's device classes only."""
+_ANY_NUMBER = 1e9
+_NOBODY = "homeassistant"
+
+
+def identity(name: str, namespace: str) -> str:
+    """Return the id of a component's device and document."""
+    whole = "/".join(filter(None, (namespace, name)))
+    found = "_".join(map(topics.slug, filter(None, ("ether", *topics.levels(whole)))))
+    return found if found.removeprefix("ether_") == whole.replace("/", "_") else f"{found}_{_mark(whole)}"
+
+
+def document(outlined: Outline, namespace: str, version: str) -> dict[str, Any]:
+    """Return the discovery document of a component: all that it has to show as one device."""
+    name, device = outlined.name, identity(outlined.name, namespace)
+    status = topics.join(namespace, topics.status(name))
+    parts: dict[str, dict[str, Any]] = {
+        "ether_state": {
+            "platform": "sensor", "unique_id": f"{device}_ether_state", "name": "state",
+            "entity_category": "diagnostic", "state_topic": status,
+            "value_template": "{{ value_json.state if value_json is mapping else value }}",
+        }
+    }  # fmt: skip
+    for each in outlined.shown:
+        key = "_".join(topics.slug(part) for part in (each.topic or "param", *each.keys))
+        key = f"{key}_{_mark(f'{each.topic} {each.keys}')}" if key in parts else key
+        parts[key] = {"unique_id": f"{device}_{key}", "name": each.name, **_part(each, name, namespace)}
+    model = {"model": outlined.class_name} if outlined.class_name else {}
+    whole = f"{namespace} {name}" if namespace else name
+    return {
+        "device": {"identifiers": [device], "name": whole, "manufacturer": "ether", "sw_version": version, **model},
+        "origin": {"name": ORIGIN, "sw_version": version},
+        "availability_topic": status,
+        "availability_template": _AVAILABILITY,
+        "components": parts,
+        "qos": 1,
+    }
+
+
+def _part(each: Shown, name: str, namespace: str) -> dict[str, Any]:
+    """Return one component of a document, without what identifies it."""
+    unit = their_unit(each.unit)
+    found: dict[str, Any] = {"platform": _platform(each)}
+    if each.told:
+        place = topics.about(name) if not each.topic else each.topic
+        found |= {"state_topic": topics.join(namespace, place), "value_template": _template(each)}
+    if each.kind == "boolean":
+        on, off = ("true", "false") if each.settable else ("True", "False")
+        found |= {"payload_on": on, "payload_off": off}
+    elif each.kind in ("number", "integer"):
+        found |= {"unit_of_measurement": unit} if unit else {}
+        found |= {"device_class": _CLASSES[unit]} if unit in _CLASSES else {}
+        found |= {} if each.settable else {"state_class": "measurement"}
+    elif each.words:
+        found |= {"options": list(each.words), **({} if each.settable else {"device_class": "enum"})}
+    if not each.topic:
+        found["entity_category"] = "config" if each.settable else "diagnostic"
+    return found | (_command(each, name, namespace) if each.settable else {})
+
+
+def _platform(each: Shown) -> str:
+    if not each.settable:
+        return "binary_sensor" if each.kind == "boolean" else "sensor"
+    if each.kind == "string":
+        return "select" if each.words else "text"
+    return "switch" if each.kind == "boolean" else "number"
+
+
+def _template(each: Shown) -> str:
+    """Return the template of a value; a batch shows its last, and a message without it leaves what was there."""
+    if not each.topic:
+        return f'{{{{ value_json["params"][{json.dumps(each.keys[0])}]["value"] }}}}'
+    *above, last = map(json.dumps, each.keys)
+    place = "m"
+    for key in above:
+        place = f"({place}[{key}] | default({{}}))"
+    shown = "v[-1] if v is sequence and v is not string else v"
+    return f"{_MESSAGE}{{% set v = {place}[{last}] %}}{{{{ this.state if v is not defined else {shown} }}}}"
+
+
+def _command(each: Shown, name: str, namespace: str) -> dict[str, Any]:
+    """Return how Home Assistant sets a value: a message to the topic, or a call that sets the parameter."""
+    word = "{{ value | tojson }}" if each.kind == "string" else "{{ value }}"
+    if each.topic:
+        topic, template = each.topic, f"{{{json.dumps(each.keys[0])}: {word}}}"
+    else:
+        topic = topics.call(name, topics.PARAM_SET)
+        params = f'{{"param": {json.dumps(each.keys[0])}, "value": {word}, "by": "{_NOBODY}"}}'
+        asked = f'"id": "{_NOBODY}-{{{{ now().timestamp() }}}}", "reply_to": "{topics.reply(_NOBODY)}"'
+        template = f'{{{asked}, "params": {params}}}'
+    found: dict[str, Any] = {"command_topic": topics.join(namespace, topic), "command_template": template}
+    if each.kind == "boolean" and each.told:
+        found |= {"state_on": "True", "state_off": "False"}
+    if each.kind in ("number", "integer"):
+        least, most = each.least, each.most
+        found |= {
+            "min": -_ANY_NUMBER if least is None else least, "max": _ANY_NUMBER if most is None else most,
+            "step": 1 if each.kind == "integer" else 0.001, "mode": "box",
+        }  # fmt: skip
+    return found if each.told else {**found, "optimistic": True}
+
+
+def _mark(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:4]

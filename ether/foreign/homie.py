@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from ether import topics
 from ether.errors import PayloadError
-from ether.foreign.facts import Alive, Fact, Taken, as_type, content_of, schema_of
+from ether.foreign.facts import Alive, Fact, Taken, as_type, content_of, schema_of, their_unit
+from ether.foreign.outline import Outline, Shown
 from ether.model import Message, State
 
-__all__ = ["TYPE", "Homie4", "Homie5"]
+__all__ = ["TYPE", "Device", "Homie4", "Homie5", "device", "identity", "root", "text_of"]
 
 TYPE = "ether"
 """Type of the devices of our own, which are not taken in."""
@@ -141,3 +146,73 @@ def _value(device: str, node: str, name: str, message: Message, given: dict[str,
     )
     value = as_type(_text(message.payload), kind)
     return [Taken(device, f"{{dev}}/{topics.slug(node)}/{topics.slug(name)}", {"value": value}, {"value": schema})]
+
+
+# --- the other way: our own components as Homie 5
+
+_UNFIT = re.compile(r"[^a-z0-9]+")
+_DATATYPES = {"number": "float", "integer": "integer", "boolean": "boolean", "string": "string"}
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A component as a Homie device."""
+
+    description: dict[str, Any]
+    """Without its version."""
+    places: dict[tuple[str, str], Shown]
+    """Node and property to the value of the component."""
+
+
+def identity(name: str, taken: Container[str] = ()) -> str:
+    """Return a Homie id: letters, digits and hyphens; what is `taken` is told apart by a checksum."""
+    found = _UNFIT.sub("-", name.lower()).strip("-") or "x"
+    return f"{found}-{sha256(name.encode()).hexdigest()[:4]}" if found in taken else found
+
+
+def device(outlined: Outline, root: str) -> Device:
+    """Return a component as a child of the session's root device."""
+    nodes: dict[str, dict[str, Any]] = {}
+    places: dict[tuple[str, str], Shown] = {}
+    known: dict[str, str] = {}
+    for each in outlined.shown:
+        node = known.get(each.topic)
+        if node is None:
+            node = known[each.topic] = identity(each.topic or "params", nodes)
+            nodes[node] = {"name": each.topic or "parameters", "properties": {}}
+        name = identity(".".join(each.keys), nodes[node]["properties"])
+        nodes[node]["properties"][name] = _property(each)
+        places[node, name] = each
+    description = {
+        "homie": "5.0", "name": outlined.name, "type": TYPE, "root": root, "parent": root, "nodes": nodes,
+    }  # fmt: skip
+    return Device(description, places)
+
+
+def root(name: str, children: Iterable[str]) -> dict[str, Any]:
+    """Return the description of the session's root device, without its version."""
+    return {"homie": "5.0", "name": name, "type": TYPE, "children": sorted(children)}
+
+
+def _property(each: Shown) -> dict[str, Any]:
+    found: dict[str, Any] = {"name": each.description or ".".join(each.keys), "datatype": _DATATYPES[each.kind]}
+    if each.words:
+        found |= {"datatype": "enum", "format": ",".join(word.replace(",", ",,") for word in each.words)}
+    elif each.least is not None or each.most is not None:
+        found["format"] = f"{'' if each.least is None else each.least}:{'' if each.most is None else each.most}"
+    if unit := their_unit(each.unit):
+        found["unit"] = unit
+    return found | ({"settable": True} if each.settable else {})
+
+
+def text_of(value: Any, kind: str) -> bytes | None:
+    """Return a value as Homie writes it; None for none that it could write."""
+    try:
+        found = as_type(value, kind)
+    except PayloadError:
+        return None
+    if found is None or (isinstance(found, float) and not math.isfinite(found)):
+        return None
+    if isinstance(found, bool):
+        return b"true" if found else b"false"
+    return str(found).encode() or b"\0"

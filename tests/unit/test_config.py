@@ -131,6 +131,7 @@ def test_the_whole_of_the_documented_yaml_is_read(write: Write) -> None:
         },
         "metrics": 9100,
         "ingest": [],
+        "bridge": None,
     }
     json.dumps(config.resolved())
 
@@ -442,7 +443,7 @@ extra: 1
         "lab.yaml:12:35: instances.oven.restart.max: at least 0 was wanted, got -1",
         "lab.yaml:13:3: instances.oven: instance given twice; first in line 9",
         "lab.yaml:14:3: instances.pump.class_path: missing; name the class, such as `class_path: package.module.Class`",
-        "lab.yaml:15:1: extra: unknown key; known here: session, broker, record, registry, instances, expect, ingest, metrics",
+        "lab.yaml:15:1: extra: unknown key; known here: session, broker, record, registry, instances, expect, ingest, bridge, metrics",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import datetime
 
 import pytest
@@ -346,6 +347,20 @@ def test_a_profile_of_ones_own_has_its_base_filled_in(tmp_path):
     (source,) = Config.load({"ingest": [{"profile": str(profile), "base": "rig/a"}]}).sources
 
     assert (source.name, source.rules[0].match) == ("mine", "rig/a/{dev}/x")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, "announces to nobody; set `homeassistant: true`"),
+        ({"homeassistant": True, "homie_domian": "x"}, "unknown key; did you mean `homie_domain`?"),
+        ({"homie": True, "homie_domain": "a/#"}, "a publisher names one topic"),
+        ({"homie": True, "every": 0}, "at least 0 was wanted"),
+    ],
+)
+def test_what_is_wrong_with_a_bridge_is_one_line(given, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        Config.load({"bridge": given})
 
 
 def test_an_instance_may_not_be_called_as_what_takes_in():

@@ -745,7 +745,7 @@ static inline int ether__act(struct ether *d, const char *topic, const char *beh
     }
     d->end = (const char *)d->rx + d->rx_size;
     if (which == ETHER__STORED) return ether__stored(d, at);
-    if (d->rx_cut) return 0;
+    if (d->rx_cut && which > ETHER__STATUS) return 0; /* of a status the beginning will do */
     if (which == ETHER__RECORDER) ether__recorder(d, at);
     if (which == ETHER__STATUS && !ETHER__MATCH(ETHER__MEMBER(at, "'boot'"), "'#'"))
         d->todo |= ETHER__READY | ETHER__ABOUT;
@@ -1029,10 +1029,10 @@ static inline void ether_alert(struct ether *device, const char *detail) {
     device->todo |= ETHER__READY;
 }
 
-/* Say goodbye, with the last numbers, so that the recording is known to be complete: call ether_poll() until it returns
-   ETHER_DOWN. What is not stored by then, ether_unstored(), is lost. */
+/* Say goodbye, with the last numbers, so that the recording is known to be complete: call it, and ether_poll(), until that
+   returns ETHER_DOWN. What is not stored by then, ether_unstored(), is lost. */
 static inline void ether_end(struct ether *device) {
-    device->todo |= ETHER__GOODBYE;
+    if (device->state != ETHER__LEAVING) device->todo |= ETHER__GOODBYE;
 }
 
 /* Return how many readings wait to be recorded. */

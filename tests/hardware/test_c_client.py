@@ -504,6 +504,16 @@ def test_an_oversize_packet_is_skipped_counted_and_acknowledged(bench):
     assert bench.sent()[0] == Packet(0x40, b"\x00\x03")
 
 
+def test_of_a_long_status_of_the_recorder_the_beginning_will_do(bench):
+    counts = ",".join(
+        f'"{name}":123456' for name in ("recorded", "bytes", "L2", "commit_ms", "disk_free", "disk_left_s")
+    )
+    bench.hear(publish("ether/status/recorder", f'{{"state":"ready","boot":"11223344","counts":{{{counts}}}}}'))
+
+    assert bench.facts()["recording"]
+    assert bench.counts() == {}
+
+
 def test_due_keeps_the_pace_and_counts_what_was_missed(bench):
     assert [bench("due", 0), bench("due", 0)] == ["1", "0"]
     bench("pass", 1000)

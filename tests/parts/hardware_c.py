@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,3 +142,37 @@ class Bench:
         """End it; return its exit code, which tells of sanitizers."""
         self._process.communicate()
         return self._process.returncode
+
+
+POSIX = ["gcc", "-std=c99"]
+BIG = ["-DETHER_FIRST_ID=65530", "-DFIRST_MS=4294966296u"]
+"""The packet id wraps at once, the milliseconds within a second."""
+TINY = ["-DETHER_RING=512", "-DETHER_TX=256", "-DETHER_RX=256"]
+"""Some twenty readings."""
+CORTEX_M3 = ["arm-none-eabi-gcc", "-mcpu=cortex-m3", "-mthumb", "-Os", "-std=c99", "-nostartfiles"]
+AVR_UNO = ["avr-gcc", "-mmcu=atmega328p", "-DF_CPU=16000000UL", "-Os", "-std=gnu99", "-mcall-prologues"]
+SLOW = ["-DSLOW_PERCENT=10"]
+"""The board's clock is 10 % too slow."""
+
+
+def build_devices(folder: Path) -> dict[str, list[str]]:
+    """Build the devices of a system test; return each one's command, but for its place of the broker."""
+    for name, flags in (("big", BIG), ("tiny", TINY)):
+        build(POSIX, EXAMPLES / "posix" / "bench.c", folder / name, *SANITIZED, "-O0", *flags)
+    script = EXAMPLES / "cortex_m3" / "lm3s6965.ld"
+    build(CORTEX_M3, EXAMPLES / "cortex_m3" / "main.c", folder / "m3", *SLOW, "-DETHER_RING=4096", "-T", str(script))
+    boot = f"-DFIRST_BOOT={secrets.randbits(31)}ul"  # the emulated one has no EEPROM to count in
+    build(AVR_UNO, EXAMPLES / "avr_uno" / "main.c", folder / "uno", *SLOW, boot, "-DETHER_RING=512")
+    noise = f"loader,addr=0x2000fff0,data={secrets.randbits(31)},data-len=4"  # as RAM has when power comes
+    return {
+        "big": [str(folder / "big")],
+        "tiny": [str(folder / "tiny")],
+        "m3": ["qemu-system-arm", "-M", "lm3s6965evb", "-kernel", str(folder / "m3"), "-device", noise],
+        "uno": ["qemu-system-avr", "-M", "uno", "-bios", str(folder / "uno")],
+    }
+
+
+def line_to(port: int) -> list[str]:
+    """Return the arguments that make an emulated board's serial line a stream to a port, opened again when it ends."""
+    stream = f"socket,id=line,host=127.0.0.1,port={port},reconnect=1"
+    return ["-display", "none", "-monitor", "none", "-chardev", stream, "-serial", "chardev:line"]

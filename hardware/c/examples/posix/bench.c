@@ -143,8 +143,10 @@ int main(int count, char **words) {
         int state = ether_poll(&device), late = ending && line_ms() - ending > 10000;
         if (state == ETHER_DOWN) {
             if (leaving || late) break;
-            if ((!opened || line_ms() - opened > 250) && line_open(words[1], words[2])) ether_connect(&device);
-            opened = line_ms();
+            if (!opened || line_ms() - opened > 250) {
+                if (line_open(words[1], words[2])) ether_connect(&device);
+                opened = line_ms();
+            }
         }
         if (!ending && (stopping || device.restart)) ending = line_ms();
         if (!ending && ether_due(&device, TEMP)) ether_put_float(&device, TEMP, 20 + (float)(number++ % 100) / 10);

@@ -33,7 +33,7 @@
 #define ETHER_TX 160 /* bytes of the longest message that can be sent; what is longer in the ring goes in several */
 #endif
 #ifndef ETHER_RING
-#define ETHER_RING 176 /* bytes for readings that are not recorded yet; each takes 12 and its text, rounded up to 4 */
+#define ETHER_RING 168 /* bytes for readings that are not recorded yet; each takes 12 and its text, rounded up to 4 */
 #endif
 #ifndef ETHER_FIRST_ID
 #define ETHER_FIRST_ID 0 /* the packet id before the first one; another only to test the wrap */
@@ -58,7 +58,7 @@
 #define ETHER_JSON(...) #__VA_ARGS__
 
 /* A topic to publish on, sampled every `period` ms; 0: ether_due() never tells you to. Topics are plain ASCII. */
-#define ETHER_TOPIC(name, period) {name, period, 0, 0, 0, 0, 0}
+#define ETHER_TOPIC(name, period) {name, period, 0, 0, 0, 0, 0, 0}
 
 /* What ether_poll() returns. */
 enum { ETHER_DOWN = -1, ETHER_CONNECTING = 0, ETHER_UP = 1 };
@@ -72,6 +72,7 @@ struct ether_topic {
     uint32_t due;       /* private from here on: when the next sample is */
     uint32_t next;      /* number of the next reading */
     uint32_t mark;      /* lowest number that is neither known to be stored nor given up */
+    uint32_t asked;     /* lowest number in the ring as the recorder was asked */
     uint16_t news;      /* when the recorder last said something of it */
     uint8_t silent;     /* answers in a row that did not mention it */
 };
@@ -288,10 +289,10 @@ static inline void ether__sweep(struct ether *d) {
     d->used = (uint16_t)(to - d->ring);
 }
 
-/* Give up what the ring does not hold of a topic; so much of it is lost. */
-static inline void ether__give_up(struct ether *d, unsigned topic, uint32_t lost) {
+/* Give up what the ring does not hold of a topic below a number; so much of it is lost. */
+static inline void ether__give_up(struct ether *d, unsigned topic, uint32_t lost, uint32_t mark) {
     d->counts[ETHER_DROPPED] += lost;
-    d->topics[topic].mark = ether__oldest(d, topic);
+    d->topics[topic].mark = mark;
     d->todo |= ETHER__READY;
 }
 
@@ -449,6 +450,7 @@ static inline int ether__ask(struct ether *d) {
     if (!topic && !(d->used && (ETHER__FLAGS(d->ring) & ETHER__ACKED) &&
                     ether__past(d, d->topics[ETHER__TOPIC(d->ring)].news, 4)))
         return 0;
+    for (topic = 0; topic < d->topic_count; topic++) d->topics[topic].asked = ether__oldest(d, topic);
     d->asking = 1;
     d->ask_at = (uint16_t)(d->tick + d->ask_wait);
     d->ask_wait = (uint8_t)(d->ask_wait < 64 ? d->ask_wait * 2 : 120);
@@ -585,7 +587,7 @@ struct ether__news {
    `behind`, or those that the recorder has seen and not listed as missing. */
 static inline uint32_t ether__lost(struct ether *d, const struct ether__news *news, unsigned topic, uint32_t behind) {
     const struct ether_topic *t = &d->topics[topic];
-    uint32_t number, first = 0, lost, end = ether__oldest(d, topic);
+    uint32_t number, first = 0, lost, end = t->asked;
     const char *at = ether__member(d, news->seen, ETHER__TEXT("'*'"), t->name);
     uint8_t odd = 0;
     if (d->rx_cut) return end - t->mark; /* too long to be read to its end */
@@ -612,8 +614,8 @@ static inline uint32_t ether__lost(struct ether *d, const struct ether__news *ne
 static inline void ether__answered(struct ether *d, const struct ether__news *news, unsigned topic, uint32_t behind) {
     struct ether_topic *t = &d->topics[topic];
     uint32_t *record;
-    if (t->mark < ether__oldest(d, topic)) {
-        ether__give_up(d, topic, ether__lost(d, news, topic, behind));
+    if (t->mark < t->asked) { /* of what was dropped since, the answer knows nothing */
+        ether__give_up(d, topic, ether__lost(d, news, topic, behind), t->asked);
         t->news = (uint16_t)(d->tick - 4); /* ask again soon: the recorder must know the new mark */
         return;
     }
@@ -666,17 +668,22 @@ static inline int ether__stored(struct ether *d, const char *at) {
     return 1;
 }
 
-static inline void ether__recorder(struct ether *d, const char *at) {
+/* Return the first letter of the state that a status tells, which no two have in common. */
+static inline char ether__state(struct ether *d, const char *at) {
     const char *state = ETHER__MEMBER(at, "'state'");
+    return state && *state == '"' ? state[1] : 0; /* a text has an end, so there is something behind the quote */
+}
+
+static inline void ether__recorder(struct ether *d, const char *at) {
     unsigned topic;
-    char first = state && state + 1 < d->end ? state[1] : 0;
+    char first = ether__state(d, at);
     uint8_t lively = first == 'i' || first == 'r' || first == 'a'; /* init, ready, alert */
     if (lively) d->recording = 1;
     if (first == 'd') d->recording = 0; /* disconnected */
     for (topic = 0; topic < d->topic_count; topic++) {
         if (lively > d->lively) d->topics[topic].silent = 0;
         if (d->topics[topic].mark < ether__oldest(d, topic) && !d->recording)
-            ether__give_up(d, topic, ether__oldest(d, topic) - d->topics[topic].mark);
+            ether__give_up(d, topic, ether__oldest(d, topic) - d->topics[topic].mark, ether__oldest(d, topic));
     }
     if (lively > d->lively) {
         d->ask_wait = 4;
@@ -747,7 +754,7 @@ static inline int ether__act(struct ether *d, const char *topic, const char *beh
     if (which == ETHER__STORED) return ether__stored(d, at);
     if (d->rx_cut && which > ETHER__STATUS) return 0; /* of a status the beginning will do */
     if (which == ETHER__RECORDER) ether__recorder(d, at);
-    if (which == ETHER__STATUS && !ETHER__MATCH(ETHER__MEMBER(at, "'boot'"), "'#'"))
+    if (which == ETHER__STATUS && (ether__state(d, at) == 'l' || !ETHER__MATCH(ETHER__MEMBER(at, "'boot'"), "'#'")))
         d->todo |= ETHER__READY | ETHER__ABOUT;
     if (which == ETHER__OTHER) ether__hear(d, index, at);
     if (d->rx_kind & 1) return 1; /* a retained command is an old one */

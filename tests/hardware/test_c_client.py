@@ -381,6 +381,36 @@ def test_what_overflows_while_somebody_records_is_counted_as_far_as_the_recorder
     assert bench.ring() == []
 
 
+def test_what_is_dropped_after_the_question_is_not_judged_by_its_answer(bench):
+    recording(bench)
+    bench("dead", 1)
+    bench("poll")
+    fill(bench, 20)
+    first = bench.ring()[0]
+    bench("dead", 0)
+    bench.connect()
+    recording(bench)
+    question = questions(bench.ack())[-1]
+    fill(bench, 5, first=20)
+    bench.ack()
+    assert bench.ring()[0] > first
+
+    answer = {
+        "boot": "9f3c01aa", "topics": {"lab/temp": -1}, "asked": question["id"],
+        "missing": {"lab/temp": [[0, first - 1]]}, "seen": {"lab/temp": 19},
+    }  # fmt: skip
+    bench.hear(publish("ether/stored/bench1", json.dumps(answer)))
+
+    assert bench.counts() == {"dropped": first}
+    bench("pass", 300)
+    bench("poll")
+    (question,) = questions(bench.ack())
+    assert question["from"] == {"lab/temp": first}
+    answer = {"boot": "9f3c01aa", "topics": {"lab/temp": 24}, "asked": question["id"]}
+    bench.hear(publish("ether/stored/bench1", json.dumps(answer)))
+    assert (bench.ring(), bench.counts()) == ([], {"dropped": first})
+
+
 def test_an_answer_that_is_longer_than_the_buffer_counts_everything_from_the_mark_on(bench):
     recording(bench)
     bench("dead", 1)

@@ -12,6 +12,7 @@
     ├── CallError            (RuntimeError)     the remote side failed: type, message, traceback    exit 1
     │   └── CallTimeout      (TimeoutError)     no reply in time
     ├── SessionError         (RuntimeError)     used before `tap`, or against the running session   exit 1
+    ├── PortError            (OSError)          a serial port that cannot be used, and the way out     exit 1
     ├── JournalError         (OSError)          the journal cannot take or give back records        exit 1
     └── RecordingError       (ValueError)       not a recording, or damaged                         exit 1
 
@@ -35,6 +36,7 @@ __all__ = [
     "FieldError",
     "JournalError",
     "PayloadError",
+    "PortError",
     "PreflightError",
     "Problem",
     "RecordingError",
@@ -141,6 +143,10 @@ class CallTimeout(CallError, TimeoutError):
 
 class SessionError(EtherError, RuntimeError):
     """The session is not in a state that allows this."""
+
+
+class PortError(EtherError, OSError):
+    """A serial port that cannot be opened, or that is not there (any more): what is wrong, and the way out."""
 
 
 class JournalError(EtherError, OSError):

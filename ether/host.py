@@ -1203,7 +1203,9 @@ class Host:
         def gone(name: str) -> bool:
             child = self._supervisor.children.get(name)
             status = self.client.statuses.get(name)
-            return (status is not None and status.state in _GONE) or (child is not None and not child.alive)
+            # One that says of itself that it is lost, at some time, lives: its device has been unplugged.
+            said = status is not None and status.state in _GONE and (status.state is not State.LOST or not status.t)
+            return said or (child is not None and not child.alive)
 
         def settled() -> bool:
             return all(map(gone, names)) or not self.client.connection.connected

@@ -16,13 +16,14 @@ import traceback
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import ether
 from ether import clock, codecs, topics
 from ether.component import Component, Method, Output, parameter_names, source_of
-from ether.decorators import HOOKS
+from ether.decorators import HOOKS, Subscribe
 from ether.errors import FieldError, PayloadError
 from ether.inbox import Inbox
 from ether.member import Member
@@ -36,10 +37,13 @@ if TYPE_CHECKING:
     from ether.client import Client
     from ether.loop import Loop
 
-__all__ = ["Instance", "make_safe"]
+__all__ = ["ADOPTED", "Instance", "make_safe"]
 
 logger = logging.getLogger(__name__)
 
+ADOPTED = "__ether_adopted__"
+"""Method of an object that stands for a device and learns from it what it is: it is handed the instance, which
+`describe`, `listen`, `publish` and `rest` are for."""
 _ALERT_HOLDS_S = 1.0  # at least, so that people and dashboards see it
 _ALERT_FADES_S = 5.0  # at most, if nothing fails any more
 _REPLIES_KEPT = 256
@@ -111,6 +115,8 @@ class Instance:
         self.name = member.name
         self.take_first: Callable[[Message], bool] = lambda message: False
         """Asked first about each message, in the network thread; True if it is settled."""
+        self.on_command: Callable[[str, bytes], bool] = lambda verb, payload: False
+        """Asked first about each command to it, in the network thread; True if it is settled."""
         self.restart_asked = False
         self.unsafe = False
         """Whether it was to stop safely and one of its `ether_safe` hooks failed."""
@@ -149,6 +155,8 @@ class Instance:
         self._replies: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
         self._failing: set[str] = set()
         self._failed_at = 0.0
+        self._rest = State.READY, ""
+        self._initialised = False
         self._busy: tuple[str, float] | None = None
         self._hung = ""
         self._unkept_why = ""
@@ -159,6 +167,8 @@ class Instance:
         self._shadow()
         member.on_message = self._receive
         member.describe = self._measures
+        if (adopted := getattr(target, ADOPTED, None)) is not None:
+            adopted(self)
 
     def share_numbers(self, client: Client) -> None:
         """Have what user code publishes by hand numbered together with its methods' results."""
@@ -205,8 +215,9 @@ class Instance:
     def init(self) -> bool:
         """Run the `init` hooks and report ready; False if a hook failed (the status tells)."""
         ok = self._run_hooks("init")
+        self._initialised = True
         if ok:
-            self.member.set_status(State.READY)
+            self.member.set_status(*self._rest)
         return ok
 
     def start(self) -> None:
@@ -253,6 +264,53 @@ class Instance:
         self.member.leave({**further, **last})
         if not self.member.close(timeout):
             logger.error("%s: the broker did not confirm everything within %g s", self.name, timeout)
+
+    # --- for an object that stands for a device, in any thread
+
+    def rest(self, state: State, detail: str = "") -> None:
+        """Say this of itself from now on, whenever none of its methods fails."""
+        self._rest = state, detail
+        if self._initialised and self._stop_by is None and not self._failing:
+            self._calm()
+
+    def describe(self, **changes: Any) -> None:
+        """Change members of the self-description: ``publishes``, ``version`` …"""
+        self._about = replace(self._about, **changes)
+        self.member.set_about(self._about)
+
+    @property
+    def about(self) -> About:
+        """What it says of itself, once it is open."""
+        return self._about
+
+    def listen(self, method_name: str, fields: Mapping[str, Mapping[str, Any]]) -> None:
+        """Have a method of the object handle topics that no mark names.
+
+        Args:
+            fields: topic filter to the fields of its messages, for the self-description.
+
+        Raises:
+            ComponentError: a filter that cannot be subscribed to.
+        """
+        marks = {method_name: [Subscribe(topic_filter) for topic_filter in fields]}
+        method = Component.of(type(self.target), marks).methods[method_name]
+        self.component = replace(self.component, methods={**self.component.methods, method_name: method})
+        self._plain.setdefault(method_name, getattr(self.target, method_name))
+        known = {topic_filter for _, topic_filter, _ in self._inboxes}
+        new = [each for each in method.inputs if each.topic_filter not in known]
+        self._inboxes += [(method, each.topic_filter, Inbox(each.policy, each.queue)) for each in new]
+        self._inboxes_of.clear()
+        self.member.connection.subscribe([each.topic_filter for each in new])
+        entries = {name: {"fields": dict(each), "methods": [method_name]} for name, each in fields.items()}
+        self.describe(subscribes={**self._about.subscribes, **entries})
+
+    def later(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Have the thread that runs the instance call this, between two of its methods."""
+        self._put(function, *arguments)
+
+    def publish(self, topic: str, value: Any) -> None:
+        """Publish its next reading on a topic that no mark names, QoS 1; TopicError, PayloadError where it cannot."""
+        self._emit_on(_output(topic), value)
 
     def _next_work(self) -> tuple[Callable[..., None], tuple[Any, ...]] | None:
         """Return the next thing on the queue; None when a sample is due or a generator may go on first."""
@@ -498,6 +556,8 @@ class Instance:
         return found
 
     def _command(self, verb: str, payload: bytes) -> None:
+        if self.on_command(verb, payload):
+            return
         if verb in ("stop", "restart"):
             (self.stop if verb == "stop" else self.restart)(f"told to {verb}", _asks_safety(payload))
         elif verb == "start":
@@ -650,7 +710,7 @@ class Instance:
             self._calm()
 
     def _calm(self) -> None:
-        self.member.set_status(State.ALERT if self._unkept_why else State.READY, self._unkept_why)
+        self.member.set_status(*((State.ALERT, self._unkept_why) if self._unkept_why else self._rest))
 
     # --- calls
 
@@ -754,11 +814,15 @@ class Instance:
                 if output.batch_count or output.batch_s:
                     self._collect(method, output, value)
                     continue
-                number = self._numbers.get(output.topic, 0)
-                payload = self._signer.encode(value, number, clock.now())
-                self.member.connection.check_size(output.topic, payload)  # before it has a number and is kept
-                self._numbers[output.topic] = number + 1
-                self._send(output, payload, number, 1)
+                self._emit_on(output, value)
+
+    def _emit_on(self, output: Output, value: Any) -> None:
+        with self._emitting:
+            number = self._numbers.get(output.topic, 0)
+            payload = self._signer.encode(value, number, clock.now())
+            self.member.connection.check_size(output.topic, payload)  # before it has a number and is kept
+            self._numbers[output.topic] = number + 1
+            self._send(output, payload, number, 1)
 
     def _send(self, output: Output, payload: bytes, number: int, readings: int) -> None:
         if self.member.outbox is not None and output.keep == "all":
@@ -896,6 +960,12 @@ def _asks_safety(payload: bytes) -> bool:
         return codecs.decode(payload)[0].get("safe") is True
     except PayloadError:
         return False
+
+
+@lru_cache(4096)
+def _output(topic: str) -> Output:
+    """Return a topic to publish on, as a mark without anything else would give it."""
+    return Output(topics.check_topic(topic), 1, False, None, None, None, {}, None, None, "all", "")
 
 
 def _described(message: Message) -> str:

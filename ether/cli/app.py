@@ -34,6 +34,7 @@ from ether.cli import (
     replay,
     run_verbs,
     schema,
+    serial,
     status,
     top,
     topic,
@@ -83,6 +84,7 @@ app.command("recover")(recover.recover)
 app.command("replay")(replay.replay)
 app.command("export")(export.export)
 app.command("plot")(plot.plot)
+app.command("serial")(serial.serial)
 app.add_typer(broker.app, name="broker")
 app.command("schema")(schema.schema)
 app.command("doctor")(doctor.doctor)

@@ -284,7 +284,7 @@ class Instance:
         return self._about
 
     def listen(self, method_name: str, fields: Mapping[str, Mapping[str, Any]]) -> None:
-        """Have a method of the object handle topics that no mark names.
+        """Have a method of the object handle topics that no mark names; what is retained there comes (again).
 
         Args:
             fields: topic filter to the fields of its messages, for the self-description.
@@ -300,7 +300,9 @@ class Instance:
         new = [each for each in method.inputs if each.topic_filter not in known]
         self._inboxes += [(method, each.topic_filter, Inbox(each.policy, each.queue)) for each in new]
         self._inboxes_of.clear()
-        self.member.connection.subscribe([each.topic_filter for each in new])
+        for topic in [each for each in self._seen_retained.copy() if topics.matches_any(fields, each)]:
+            self._seen_retained.pop(topic, None)
+        self.member.connection.subscribe(fields)
         entries = {name: {"fields": dict(each), "methods": [method_name]} for name, each in fields.items()}
         self.describe(subscribes={**self._about.subscribes, **entries})
 

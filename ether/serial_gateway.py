@@ -234,9 +234,8 @@ class SerialBoard:
         if known is not None and again:
             self._instance.member.counts["reboots"] += 1
             logger.warning("%s: the board has started again", self._name)
-        if description != known:
-            self._declare(description)
         self._description = description
+        self._declare(description)  # though it be known: a board that has just started wants what is retained
 
     def _declare(self, description: Description) -> None:
         """Tell everybody what the board publishes, and subscribe to what it wants."""
@@ -292,6 +291,8 @@ class SerialBoard:
             logger.debug("%s: %s", self._name, exc)
             return False
         logger.warning("%s: %s is there again", self._name, self.port)
+        if self._description is None:
+            self._declare(Description())
         return True
 
     def _connect(self) -> None:

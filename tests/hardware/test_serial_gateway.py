@@ -124,7 +124,7 @@ def test_a_board_of_a_session_is_recorded_without_a_hole_unplugged_and_plugged_i
     board.say(b"\x80 noise\ntemp 3,5\n")
     until(lambda: {"value": board.last} in heard.fields)
     about = ether.instances()["bench1"].about
-    ether.pub(True, "bench1/led")
+    ether.pub(True, "bench1/led", retain=True)
     board.hears(b"led true\n")
     ether._need().command("bench1", "every", topic="bench1/temp", every=0.5)
     board.hears(b'ether every {"topic":"temp","every":0.5}\n')
@@ -135,7 +135,8 @@ def test_a_board_of_a_session_is_recorded_without_a_hole_unplugged_and_plugged_i
     board.plug()
     until(lambda: _state(ether) == "ready")
     board.hears(b"\nether\n")
-    board.say(b"\n")
+    board.say(b"\n" + DESCRIPTION)
+    board.hears(b"led true\n")  # it is retained, and a board that has just started does not know it
     board.readings(10)
     until(lambda: {"value": board.last} in heard.fields)
     board.unplug()

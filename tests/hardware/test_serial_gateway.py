@@ -72,8 +72,8 @@ class Board:
     def flows(self, heard: Any) -> None:
         """Take readings until one is heard, and the last one of them, too."""
         before = len(heard)
-        self._until(lambda: self.readings(1) or len(heard) > before, 15.0, "a reading")
-        self._until(lambda: {"value": self.last} in heard.fields, 5.0, "the last reading")
+        self._until(lambda: self.readings(1) or len(heard) > before, what="a reading")
+        self._until(lambda: {"value": self.last} in heard.fields, what="the last reading")
 
     def hears(self, line: bytes) -> None:
         """Wait until the gateway has written a line, and forget what came before it."""
@@ -85,8 +85,18 @@ class Board:
                 pass
             return line in self.heard
 
-        self._until(come, 10.0, f"{line!r} at the board")
+        self._until(come, what=f"{line!r} at the board")
         self.heard = self.heard.partition(line)[2]
+
+
+@pytest.fixture
+def until(until: Until) -> Until:
+    """Wait for a condition; an emulator beside a session is slow on a busy machine."""
+
+    def wait(condition: Callable[[], Any], timeout: float = 20.0, what: str = "") -> None:
+        until(condition, timeout, what)
+
+    return wait
 
 
 @pytest.fixture
@@ -318,14 +328,14 @@ def test_a_real_micropython_behind_the_gateway_is_recorded_unplugged_and_obeys(
     heard = wire(ether, "bench1/temp")
 
     serve = gateway(microbit.url, "--name", "bench1", ETHER_LOG_LEVEL="INFO")
-    until(lambda: len(heard) == 20, 15.0)
+    until(lambda: len(heard) == 20)
     ether.pub(True, "bench1/led")
     until(lambda: _counts(ether).get("handled") == 1)
     microbit.unplug()
     until(lambda: _state(ether) == "lost")
     microbit.plug()
     until(lambda: _state(ether) == "ready")
-    until(lambda: len(heard) == 40, 15.0)
+    until(lambda: len(heard) == 40)
     about = ether.instances()["bench1"].about
     recording = ether.shutdown().recording
     out, err = serve.communicate(timeout=20)

@@ -213,11 +213,21 @@ def test_a_gateway_that_stays_keeps_what_is_not_recorded_over_the_death_of_the_b
     ether: Any, broker: Any, board: Board, gateway: Callable[..., subprocess.Popen[str]], until: Until,
     wire: Callable[..., Any], tmp_path: Path,
 ) -> None:  # fmt: skip
-    words = (str(board.port), "--name", "bench1", "--broker", broker.url)
+    words = (
+        str(board.port),
+        "--name",
+        "bench1",
+        "--broker",
+        broker.url,
+        "--topic",
+        "temp=lab/temp",
+        "--unit",
+        "temp=degC",
+    )
     serve = gateway(*words)
     other = {"class_path": "lab_parts.Ticker", "autorun": False}
     ether.tap({"broker": broker.url, "session": {"data": str(tmp_path / "recordings")}, "instances": {"other": other}})
-    heard = wire(ether, "bench1/temp")
+    heard = wire(ether, "lab/temp")
     board.hears(b"\nether\n")
     board.say(b"\n")
     board.flows(heard)
@@ -253,7 +263,8 @@ def test_a_gateway_that_stays_keeps_what_is_not_recorded_over_the_death_of_the_b
     with open_recording(recording) as found:
         report = found.verify()
         assert report.complete
-        assert sorted(found["bench1/temp"]["value"]) == [number + 0.5 for number in range(board.count)]
+        assert found["lab/temp"].fields["value"].unit == "degC"
+        assert sorted(found["lab/temp"]["value"]) == [number + 0.5 for number in range(board.count)]
 
 
 def _kept(folder: Path, value: float) -> bool:

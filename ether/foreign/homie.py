@@ -20,6 +20,7 @@ __all__ = ["TYPE", "Device", "Homie4", "Homie5", "device", "identity", "root", "
 
 TYPE = "ether"
 """Type of the devices of our own, which are not taken in."""
+_STATES = ("init", "ready", "disconnected", "sleeping", "lost", "alert")
 _KINDS = {"integer": "integer", "float": "number", "percent": "number", "boolean": "boolean"}
 """Homie's datatypes to ours; all others are texts."""
 
@@ -128,10 +129,9 @@ def _alive(device: str, message: Message) -> list[Alive]:
     if not message.payload:
         return [Alive(device, State.DISCONNECTED, "it was removed")]
     word = _text(message.payload)
-    try:
-        state = State(word)
-    except ValueError:
-        raise PayloadError(f"the state {word[:40]!r} is none of {', '.join(State)}") from None
+    if word not in _STATES:
+        raise PayloadError(f"the state {word[:40]!r} is none of {', '.join(_STATES)}")
+    state = State(word)
     return [Alive(device, state, "" if state is State.READY else f"{message.topic} says {word}")]
 
 

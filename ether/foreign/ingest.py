@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -24,7 +25,7 @@ import ether
 from ether import clock, codecs, process, topics
 from ether.client import Client
 from ether.config import Source
-from ether.errors import EtherError, PayloadError
+from ether.errors import EtherError
 from ether.foreign.facts import Alive, Fact, Reader, Taken, Trouble
 from ether.foreign.readers import reader_of
 from ether.member import Member
@@ -46,6 +47,8 @@ _OWN_EVERY_S = 1.0
 _EVERY_S = 10.0
 """Between repeated statuses of a device."""
 _LEAVE_S = 10.0
+_SUBSCRIBE_EACH = 200
+"""At least after so many messages what readers want to hear is looked at, at once when nothing waits."""
 _LINES = 20
 """So many kinds of trouble are told in the log; all are counted."""
 
@@ -96,7 +99,8 @@ class Ingest:
         self.counts = self.member.counts
         self._foreign = Connection(orders["url"], f"{NAME}-foreign-{self.member.boot}", tls=self._tls)
         self._foreign.on_message = self.receive
-        self._subscribed: list[str] = []
+        self._wanted: set[str] = set()
+        self._subscribed: set[str] = set()
 
     def _member(self, name: str, every: float) -> Member:
         member = Member(self._orders["url"], name, namespace=self._orders["namespace"], every=every, tls=self._tls)
@@ -124,8 +128,12 @@ class Ingest:
 
     def run(self) -> None:
         """Do the work until told to stop; what had come before is taken in."""
+        taken = 0
         while (work := self._work.get()) is not None:
             self._take(*work)
+            taken += 1
+            if self._work.empty() or taken % _SUBSCRIBE_EACH == 0:  # many documents may come at once
+                self._subscribe()
 
     def stop(self, reason: str) -> None:
         if not self._stopping.is_set():
@@ -159,11 +167,15 @@ class Ingest:
 
     def _subscribe(self) -> None:
         """Hear all that the readers want to, each message once: brokers differ on subscriptions that overlap."""
-        wanted = topics.widest([each for source in self._sources for each in source.reader.filters()])
-        if new := [each for each in wanted if each not in self._subscribed]:
-            self._foreign.subscribe(new)
-            self._foreign.unsubscribe([each for each in self._subscribed if each not in wanted])
-            self._subscribed = wanted
+        wanted = {each for source in self._sources for each in source.reader.filters()}
+        if wanted == self._wanted:
+            return
+        self._wanted = wanted
+        wide = topics.widest(sorted(each for each in wanted if topics.is_filter(each)))
+        heard = {*wide, *(each for each in wanted if not topics.matches_any(wide, each) and not topics.is_filter(each))}
+        self._foreign.subscribe(sorted(heard - self._subscribed))
+        self._foreign.unsubscribe(sorted(self._subscribed - heard))
+        self._subscribed = heard
 
     # --- incoming, in the network threads
 
@@ -185,27 +197,32 @@ class Ingest:
     # --- work
 
     def _take(self, message: Message, now: float) -> None:
-        try:
-            if codecs.envelope_of(message.payload) is not None:
-                self.counts["ours"] += 1  # whoever signs in our envelope is no foreigner; our own readings above all
-                return
-        except PayloadError as exc:
-            self._trouble(message.topic, str(exc))
+        if self._try(message, self._is_ours, message):
+            self.counts["ours"] += 1  # whoever signs in our envelope is no foreigner; our own readings above all
             return
+        rejected = self.counts["rejected"]
         known = False
         for number, source in enumerate(self._sources):
-            try:
-                facts = source.reader.take(message, now)
-            except PayloadError as exc:
-                known = True
-                self._trouble(message.topic, str(exc))
-                continue
-            if facts is not None:
-                known = True
-                for fact in facts:
-                    self._settle(number, source, message, fact, now)
-        self.counts["handled" if known else "unknown"] += 1
-        self._subscribe()
+            facts = self._try(message, source.reader.take, message, now)
+            known = known or facts is not None
+            for fact in facts or ():
+                self._try(message, self._settle, number, source, message, fact, now)
+        self.counts["handled" if known or self.counts["rejected"] > rejected else "unknown"] += 1
+
+    def _try(self, message: Message, do: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something for a message and return what it returns; None where the message is not fit for it."""
+        try:
+            return do(*arguments)
+        except EtherError as exc:
+            self._trouble(message.topic, str(exc))
+        except Exception as exc:
+            logger.debug("%s: message on %r", NAME, message.topic, exc_info=exc)
+            self._trouble(message.topic, f"not understood ({type(exc).__name__}: {exc})")
+        return None
+
+    @staticmethod
+    def _is_ours(message: Message) -> bool:
+        return codecs.envelope_of(message.payload) is not None
 
     def _settle(self, number: int, source: _Source, message: Message, fact: Fact, now: float) -> None:
         if isinstance(fact, Trouble):
@@ -217,10 +234,7 @@ class Ingest:
         elif message.retain:
             self.counts["replays"] += 1  # what the broker kept, not what was measured now
         else:
-            try:
-                self._publish(self._device(number, source, fact.device), source, fact, now)
-            except EtherError as exc:
-                self._trouble(message.topic, str(exc))
+            self._publish(self._device(number, source, fact.device), source, fact, now)
 
     def _device(self, number: int, source: _Source, given: str) -> _Device:
         """Return the member of a device; it is made when it is first heard of."""
@@ -237,8 +251,13 @@ class Ingest:
                 name, class_name=f"{CLASS_PREFIX}{source.given.name}", version=ether.__version__,
                 kwargs={"id": given, "by": NAME},
             )  # fmt: skip
-            device = self._devices[number, given] = _Device(member, codecs.Signer(name, member.boot), about)
-            member.open(self._orders["start_timeout"])
+            device = _Device(member, codecs.Signer(name, member.boot), about)
+            try:
+                member.open(self._orders["start_timeout"])
+            except EtherError:
+                del self._names[name]  # its next message tries again
+                raise
+            self._devices[number, given] = device
             member.set_about(about)
             if member.outbox is not None:
                 member.outbox.begin()

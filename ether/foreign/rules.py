@@ -103,12 +103,13 @@ class _Field:
             name = topics.slug(topics.Pattern.fill(self.name, {**parts, **names}))
             try:
                 value = as_type(found, self.kind, self.given.words)
+                kind = self.kind or _kind_of(value)
+                value = as_type(value, kind)
             except PayloadError as exc:
                 yield Trouble(f"field {name}: {exc}")
                 continue
             if value is not None:
-                kind = self.kind or _kind_of(value)
-                value = float(value) if kind == "number" else value
+                kind = None if isinstance(value, list) else kind
                 yield name, value, schema_of(kind, unit, self.given.description)
 
 
@@ -170,7 +171,7 @@ class _Rule:
             unit = self._units.get(".".join(keys)) or self._units.get(name)
             kind = "number" if unit else _kind_of(value)
             try:
-                yield name, as_type(value, kind), schema_of(kind, unit)
+                yield name, as_type(value, kind), schema_of(None if isinstance(value, list) else kind, unit)
             except PayloadError as exc:
                 yield Trouble(f"field {name}: {exc}")
 

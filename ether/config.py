@@ -873,7 +873,8 @@ class Ingest(_RuleKeys):
 class Source(_Section):
     """What one entry of `ingest` comes to: rules, or a reader of devices that describe themselves."""
 
-    name: str
+    name: str = ""
+    """Of the profile; empty for a rule."""
     reader: str | None = None
     base: str = ""
     only: list[str] = []
@@ -948,7 +949,7 @@ def _sources(tree: _Tree, entries: Sequence[Ingest]) -> list[Source]:
                 topics.check_topic(entry.prefix.strip("/"))
             except TopicError as exc:
                 tree.report((*path, "prefix"), str(exc), at_value=True)
-        source = Source(name="rule", only=entry.only, ignore=entry.ignore, prefix=entry.prefix.strip("/"))
+        source = Source(only=entry.only, ignore=entry.ignore, prefix=entry.prefix.strip("/"))
         if entry.profile is None:
             keys = {key: getattr(entry, key) for key in Rule.model_fields}
             source.rules = [Rule.model_construct(**keys)]

@@ -49,6 +49,7 @@ _EVERY_S = 10.0
 _LEAVE_S = 10.0
 _SUBSCRIBE_EACH = 200
 """At least after so many messages what readers want to hear is looked at, at once when nothing waits."""
+_RULES = -1
 _LINES = 20
 """So many kinds of trouble are told in the log; all are counted."""
 
@@ -59,6 +60,8 @@ class _Source:
 
     given: Source
     reader: Reader
+    number: int
+    """Among the entries; the same for all rules, which may tell of one device together."""
 
     def wants(self, device: str) -> bool:
         """Return whether a device, by what it calls itself, is to be taken in."""
@@ -85,9 +88,12 @@ class Ingest:
         """Prepare; orders: see `Host`."""
         self._orders = orders
         self._tls = Tls(**orders["tls"]) if orders["tls"] else None
-        self._sources = [_Source(each, reader_of(each)) for each in map(Source.model_validate, orders["sources"])]
+        given = map(Source.model_validate, orders["sources"])
+        self._sources = [
+            _Source(each, reader_of(each), number if each.name else _RULES) for number, each in enumerate(given)
+        ]
         self._devices: dict[tuple[int, str], _Device] = {}
-        self._names: dict[str, tuple[int, str]] = dict.fromkeys(orders["taken"], (-1, ""))
+        self._names: set[str] = set(orders["taken"])
         self._owners: dict[str, str] = {}
         """Topic of readings to the name of the device that they come from."""
         self._told: set[str] = set()
@@ -158,7 +164,7 @@ class Ingest:
         self.member.close()
 
     def _describe(self) -> None:
-        sources = [f"{each.given.name}: {', '.join(each.reader.filters())}" for each in self._sources]
+        sources = [f"{each.given.name or 'rule'}: {', '.join(each.reader.filters())}" for each in self._sources]
         about = About(
             NAME, class_name="ether.ingest", host=socket.gethostname(), pid=os.getpid(), version=ether.__version__,
             kwargs={"sources": sources},
@@ -202,11 +208,11 @@ class Ingest:
             return
         rejected = self.counts["rejected"]
         known = False
-        for number, source in enumerate(self._sources):
+        for source in self._sources:
             facts = self._try(message, source.reader.take, message, now)
             known = known or facts is not None
             for fact in facts or ():
-                self._try(message, self._settle, number, source, message, fact, now)
+                self._try(message, self._settle, source, message, fact, now)
         self.counts["handled" if known or self.counts["rejected"] > rejected else "unknown"] += 1
 
     def _try(self, message: Message, do: Callable[..., Any], *arguments: Any) -> Any:
@@ -224,23 +230,23 @@ class Ingest:
     def _is_ours(message: Message) -> bool:
         return codecs.envelope_of(message.payload) is not None
 
-    def _settle(self, number: int, source: _Source, message: Message, fact: Fact, now: float) -> None:
+    def _settle(self, source: _Source, message: Message, fact: Fact, now: float) -> None:
         if isinstance(fact, Trouble):
             self._trouble(message.topic, fact.what)
         elif not source.wants(fact.device):
             self.counts["unwanted"] += 1
         elif isinstance(fact, Alive):
-            self._lives(self._device(number, source, fact.device), fact)
+            self._lives(self._device(source, fact.device), fact)
         elif message.retain:
             self.counts["replays"] += 1  # what the broker kept, not what was measured now
         else:
-            self._publish(self._device(number, source, fact.device), source, fact, now)
+            self._publish(self._device(source, fact.device), source, fact, now)
 
-    def _device(self, number: int, source: _Source, given: str) -> _Device:
+    def _device(self, source: _Source, given: str) -> _Device:
         """Return the member of a device; it is made when it is first heard of."""
-        device = self._devices.get((number, given))
+        device = self._devices.get((source.number, given))
         if device is None:
-            name = self._name(number, given)
+            name = self._name(source.number, given)
             member = self._member(name, _EVERY_S)
             if (outbox := self._orders["outbox"]) is not None:
                 folder = str(Path(outbox["folder"]).parent / name)
@@ -248,16 +254,16 @@ class Ingest:
                     {**outbox, "folder": folder}, member.connection, name, member.boot, member.counts
                 )
             about = About(
-                name, class_name=f"{CLASS_PREFIX}{source.given.name}", version=ether.__version__,
+                name, class_name=f"{CLASS_PREFIX}{source.given.name or 'rule'}", version=ether.__version__,
                 kwargs={"id": given, "by": NAME},
             )  # fmt: skip
             device = _Device(member, codecs.Signer(name, member.boot), about)
             try:
                 member.open(self._orders["start_timeout"])
             except EtherError:
-                del self._names[name]  # its next message tries again
+                self._names.discard(name)  # its next message tries again
                 raise
-            self._devices[number, given] = device
+            self._devices[source.number, given] = device
             member.set_about(about)
             if member.outbox is not None:
                 member.outbox.begin()
@@ -271,7 +277,7 @@ class Ingest:
             mark = sha256(f"{number} {given}".encode()).hexdigest()[:4]
             logger.error("%s: the name %s is taken; the device %r is called %s-%s", NAME, name, given, name, mark)
             name = f"{name}-{mark}"
-        self._names[name] = (number, given)
+        self._names.add(name)
         return name
 
     @staticmethod

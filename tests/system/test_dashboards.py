@@ -74,7 +74,7 @@ def test_a_session_is_announced_set_and_cleared(ether, broker, raw, until, wire)
     assert foreign(broker) == {}
 
 
-def test_a_killed_component_is_offline_and_a_killed_bridge_leaves_no_ghosts(ether, broker, raw, until):
+def test_who_is_gone_for_good_is_cleared_and_who_is_killed_is_offline(ether, broker, raw, until):
     ghost = {"origin": {"name": "ether"}, "availability_topic": "ether/status/ghost", "components": {}}
     theirs = {"origin": {"name": "other"}, "availability_topic": "ether/status/ghost"}
     description = {"homie": "5.0", "type": "ether", "root": "ether", "nodes": {"n": {"properties": {"p": {}}}}}
@@ -91,6 +91,15 @@ def test_a_killed_component_is_offline_and_a_killed_bridge_leaves_no_ghosts(ethe
     until(lambda: not [topic for topic in foreign(broker) if "ghost" in topic], TIMEOUT_S, "the ghosts to go")
     assert "homeassistant/device/other/config" in foreign(broker)
     first = ether.instances()["bridge"]
+    client.publish("ether/status/board", "ready", retain=True)  # a small device: a word, and a short description
+    client.publish(
+        "ether/about/board", '{"publishes": {"board/t": {"fields": {"value": {"type": "number"}}}}}', retain=True
+    )
+    until(lambda: foreign(broker).get("homie/5/ether-board/$state") == b"ready", TIMEOUT_S, "the board")
+    client.publish("board/t", "23.4")
+    until(lambda: foreign(broker).get("homie/5/ether-board/board-t/value") == b"23.4", TIMEOUT_S, "its value")
+    client.publish("ether/about/board", b"", retain=True)
+    until(lambda: not [topic for topic in foreign(broker) if "board" in topic], TIMEOUT_S, "the board to go")
 
     os.kill(ether.instances()["furnace"].pid, signal.SIGKILL)
     until(lambda: foreign(broker).get(f"{HOMIE}/$state") == b"lost", TIMEOUT_S, "the component to be lost")

@@ -114,6 +114,7 @@ def test_no_two_devices_share_a_name_or_a_topic_and_no_reading_is_taken_in_again
 ):
     rules = [
         {"match": "a/{dev}/t", "topic": "lab/{dev}"},
+        {"match": "a/{dev}/h", "topic": "lab/{dev}"},  # of the same devices
         {"match": "b/{dev}/t", "topic": "lab/both", "device": "b-{dev}"},
         {"match": "rig/{dev}", "topic": "{dev}/x"},  # a device called rig is heard again
     ]
@@ -123,14 +124,14 @@ def test_no_two_devices_share_a_name_or_a_topic_and_no_reading_is_taken_in_again
     ether.start()
     found = wire(ether, "lab/#")
 
-    for topic in ("a/x y/t", "a/x_y/t", "a/held/t", "b/1/t", "b/2/t", "b/1/t", "rig/rig"):
+    for topic in ("a/x y/t", "a/x_y/t", "a/held/t", "b/1/t", "b/2/t", "b/1/t", "rig/rig", "a/x_y/h"):
         client.publish(topic, "1")
 
-    until(lambda: (counts(ether).get("handled"), counts(ether).get("ours")) == (7, 1), TIMEOUT_S, "all seven")
+    until(lambda: (counts(ether).get("handled"), counts(ether).get("ours")) == (8, 1), TIMEOUT_S, "all eight")
     names = [reading.publisher for reading in found.readings if reading.publisher]
     assert names[0] == "x_y" and names[1].startswith("x_y-") and names[2].startswith("held-")
-    assert names[3:] == ["b-1", "b-1"]
-    assert (counts(ether)["published"], counts(ether)["refused"]) == (6, 1)
+    assert names[3:] == ["b-1", "b-1", names[1]]
+    assert (counts(ether)["published"], counts(ether)["refused"]) == (7, 1)
     errors = [line for line in capfd.readouterr().err.splitlines() if " ERROR " in line]
     assert len(errors) == 3
     assert "lab/both comes from b-1; readings of b-2 for it are left out" in errors[2]

@@ -392,6 +392,15 @@ class Client:
             return status is not None and status.state not in _GONE
         return self.wait_for(lambda: self._heard_at.get(name) != heard, 3 * status.every)
 
+    def heard_at(self, name: str) -> float:
+        """Return when a member's own word came last, on the monotonic clock; 0.0 for never."""
+        return self._heard_at.get(name, 0.0)
+
+    def may_be_gone(self, name: str) -> bool:
+        """Return whether a member is gone, or has promised to say again that it is not."""
+        status = self.statuses.get(name)
+        return status is None or status.state in _GONE or bool(status.every)
+
     def instances(self) -> dict[str, InstanceInfo]:
         """Return what is known of every member, by name."""
         self.watch()

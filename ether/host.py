@@ -28,7 +28,7 @@ from typing import Any, ClassVar
 from urllib.parse import quote
 
 import ether as package
-from ether import brokers, clock, codecs, process, runtime, topics
+from ether import brokers, clock, codecs, ghosts, log, process, runtime, topics
 from ether.address import Address
 from ether.client import LOG, MEMBERS, PROCESSES, Client
 from ether.component import Component, check, load_class, registry_marks, source_of
@@ -58,7 +58,7 @@ from ether.recorder.parts import is_taken
 from ether.supervisor import Child, Launcher, ProcessState, Restart, Supervisor, how
 from ether.wiring import Wiring
 
-__all__ = ["Guest", "Host", "add", "join"]
+__all__ = ["Guest", "Host", "add", "join", "visit"]
 
 logger = logging.getLogger("ether")
 
@@ -208,6 +208,26 @@ def join(config: Config, only: bool) -> Guest | None:
                 raise BrokerError(f"no session {config.session.name!r} runs at {_plain(url)}; start it there first")
             return None
     logger.info("joined the session at %s", guest.connection.address)
+    return guest
+
+
+def visit(config: Config) -> Guest:
+    """Return a connection to the broker of a configuration, or of the running session, whoever is there.
+
+    Raises:
+        BrokerError: no broker is named and no session runs, or nobody answers.
+    """
+    url, namespace = _url(config), config.session.namespace
+    if url is None:
+        entry = runtime.find(config.session.name if config.session.name_given else None)
+        if entry is None:
+            raise BrokerError(
+                "no session runs on this machine, and no broker is named: give the YAML of a session whose `broker:` "
+                "is a URL, or set ETHER_BROKER (a broker that ether starts leaves nothing behind)"
+            )
+        url, namespace = entry["url"], entry["namespace"]
+    guest = Guest(url, namespace, _tls(config))
+    guest.open()
     return guest
 
 
@@ -364,10 +384,34 @@ class Host:
             self._member.set_status(State.READY)
         if self.recording is not None:
             self._recover_the_killed(self.recording)
+        if self._broker is not None and self._broker.kind == "external":
+            threading.Thread(target=self._lay_ghosts, name="ghosts", daemon=True).start()
+
+    def _lay_ghosts(self) -> None:
+        """Clear what killed sessions left on a broker that outlived them, and say so; devices are left alone."""
+        own = {"session", *self.processes()}
+        try:
+            found = [
+                each for each in ghosts.find(self.client, own, self._closing.wait)
+                if each.pid is not None and each.name not in self._by_hand
+            ]  # fmt: skip
+            if found:
+                names = ", ".join(f"{each.name} ({each.why})" for each in found)
+                logger.warning("cleared what a session that was killed left on the broker: %s", names)
+                ghosts.clear(self.client, found)
+        except EtherError as exc:  # the session has ended meanwhile
+            logger.debug("ghosts: %s", exc)
 
     def _new_log(self) -> SessionLog:
-        running = [str(each["id"]) for each in runtime.running()]
-        return SessionLog(self.config.session.name, self.id, self.config.named(), running)
+        """Begin this session's log, and say where that of the last one is if that was killed."""
+        name, running = self.config.session.name, [str(each["id"]) for each in runtime.running()]
+        killed = log.killed(name, running)
+        begun = SessionLog(name, self.id, self.config.named(), running)
+        if killed is not None:
+            told = f"the last session {name!r} was killed; what it said is in {killed}"
+            logger.warning("%s", told)
+            begun.say("WARNING", told)
+        return begun
 
     def _recover_the_killed(self, ours: Path) -> None:
         """Have recordings made of what killed sessions left where ours is written, while this one goes on."""

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ether import clock
 
-__all__ = ["LEVELS", "Line", "SessionLog", "find", "folder", "follow", "header", "read"]
+__all__ = ["LEVELS", "Line", "SessionLog", "find", "folder", "follow", "header", "killed", "read"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ _LINE_CHARS = 16_384
 _RECENT = 1_000
 """Lines at hand for those who ask from another machine."""
 _POLL_S = 0.2
+_ENDED = "ended"
 _HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} - [\w.-]+:(\d+) - ([A-Z]+) - (.*)", re.DOTALL)
 
 
@@ -117,7 +118,7 @@ class SessionLog:
     def close(self) -> None:
         with self._lock:
             if not self._closed:
-                self.say("INFO", "ended")
+                self.say("INFO", _ENDED)
                 self._closed = True
                 if self._file is not None:
                     self._file.close()
@@ -163,6 +164,21 @@ def find(session: str | None = None) -> Path | None:
         if session in (None, header(path).get("session")):
             return path
     return None
+
+
+def killed(session: str, running: Collection[str]) -> Path | None:
+    """Return the log of the last session of a name where that was killed: its log has no end; None otherwise.
+
+    Args:
+        running: ids of sessions that go on.
+    """
+    path = find(session)
+    if path is None or header(path).get("id") in running:
+        return None
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * _LINE_CHARS))
+        last = _parsed(file.read().decode(errors="replace").rstrip("\n").rpartition("\n")[2])
+    return None if last is not None and (last.name, last.message) == ("session", _ENDED) else path
 
 
 def header(path: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-__all__ = ["author", "find", "folder", "forget", "remember", "running", "user"]
+__all__ = ["alive", "author", "find", "folder", "forget", "remember", "running", "user"]
 
 
 def folder() -> Path:
@@ -51,10 +51,10 @@ def running() -> list[dict[str, Any]]:
     for path in folder().glob("*.json"):
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
-            alive = _alive(int(entry["pid"]))
+            lives = alive(int(entry["pid"]))
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if alive:
+        if lives:
             found.append(entry)
         else:
             path.unlink(missing_ok=True)
@@ -71,7 +71,8 @@ def find(name: str | None = None, namespace: str | None = None) -> dict[str, Any
     return None
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Return whether there is a process of this number on this machine."""
     if os.name == "nt":  # os.kill would end it there; joining a dead session fails clearly anyway
         return True
     try:

@@ -29,6 +29,7 @@ from ether.cli import (
     output,
     param_verbs,
     plot,
+    prune,
     ps,
     recover,
     replay,
@@ -81,6 +82,7 @@ app.add_typer(run_verbs.app, name="run")
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
 app.command("recover")(recover.recover)
+app.command("prune")(prune.prune)
 app.command("replay")(replay.replay)
 app.command("export")(export.export)
 app.command("plot")(plot.plot)

@@ -15,13 +15,12 @@ from ether.cli.arguments import AsJson, seconds
 from ether.cli.joined import joined
 from ether.cli.ps import known_processes, rows
 from ether.cli.status import disk
-from ether.client import LOG
 from ether.errors import BrokerError, CallError, RecordingError, SessionError, suggest
 from ether.model import Reading
-from ether.outbox import RECORDER
 
 __all__ = ["Member", "reasons", "why"]
 
+_RECORDER = "recorder"
 _WORDS = 5
 """Last lines that are shown."""
 _HUNG = "has not returned"
@@ -226,7 +225,7 @@ def _facts(ether: Any, member: Member) -> list[tuple[str, str]]:
             ("received", "handled", "dropped", "failed", "queued", "published") if counts.get(key)]  # fmt: skip
     if done:
         found.append(("counts", ", ".join(done)))
-    if member.name == RECORDER:
+    if member.name == _RECORDER:
         stored, missing = counts.get("recorded", 0), counts.get("lost", 0)
         found.append(("recording", f"{stored:,.0f} messages, {missing:,.0f} missing; {disk(dict(counts))}"))
     found += _stored(ether, member)
@@ -256,6 +255,8 @@ def _stored(ether: Any, member: Member) -> list[tuple[str, str]]:
 
 def _logged(ether: Any, name: str) -> list[log.Line]:
     """Return its last lines of some gravity in the session's log."""
+    from ether.client import LOG
+
     try:
         said = ether.request("session", LOG, {}, timeout=3.0)["lines"]
     except CallError:
@@ -270,7 +271,7 @@ def _logged(ether: Any, name: str) -> list[log.Line]:
 def _topic(ether: Any, topic: str, members: Mapping[str, Member], span: float) -> dict[str, Any]:
     givers = [member for member in members.values() if any(topics.matches(topic, each) for each in member.publishes)]
     alarms = [each for each in ether.info().get("alarms", ()) if each.get("topic") == topic]
-    hearers = [info.name for info in ether.instances().values() if info.about is not None and info.name != RECORDER
+    hearers = [info.name for info in ether.instances().values() if info.about is not None and info.name != _RECORDER
                and topics.matches_any(info.about.subscribes, topic)]  # fmt: skip
     heard = _heard(ether, topic, span)
     recorded = _recorded(ether, topic)
@@ -341,8 +342,7 @@ def _tell_of_the_last(name: str) -> None:
         return
     known = log.header(path)
     lines = list(log.read(path))
-    ended = bool(lines) and lines[-1].name == "session" and lines[-1].message == "ended"
-    how = "ended in order" if ended else "was killed: its log has no end"
+    how = "was killed: its log has no end" if log.killed(known.get("session", ""), ()) else "ended in order"
     output.complain(f"{known.get('session')}, which ran last, {how}; {path}")
     for line in [line for line in lines if line.name == name][-_WORDS:]:
         output.complain(f"  {line.name} said: {line.message}")

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
+from ether import ghosts
+from ether.cli.app import run
 from ether.errors import BrokerError, SessionError
+from ether.member import Member
+from ether.model import About, State
 from ether.session import Ether
 
 PARTS = str(Path(__file__).parents[1] / "parts")
@@ -243,3 +247,92 @@ def test_runs_are_numbered_nest_and_end_with_their_outcome(ether, broker, raw):
         ("growth", 2, "success"),
         (None, None, None),
     ]
+
+
+# --- ghosts
+
+
+KILLED = f"""
+import sys
+sys.path.insert(0, {PARTS!r})
+from ether import ether
+old = {{"old-a": {{"class_path": "lab_parts.Echo"}}, "old-b": {{"class_path": "lab_parts.Echo"}}}}
+ether.tap({{"broker": sys.argv[1], "record": "off", "session": {{"name": "old"}}, "instances": old}})
+print("runs", flush=True)
+ether.wait()
+"""
+EMBEDDED = pytest.mark.parametrize("broker_kind", ["embedded"], indirect=True)
+
+
+@pytest.fixture
+def killed(script, broker, raw, processes, until, monkeypatch):
+    """A broker of whose session only ghosts are left, and on which a member and a device live."""
+    monkeypatch.setattr(ghosts, "_PATIENCE_S", 0.5)
+    running = script(KILLED, broker.url)
+    running.wait_for("runs")
+    running.signal(signal.SIGKILL)
+    running.end()
+    until(lambda: [each.pid for each in processes()] == [broker.process.pid], 10.0, "the end of all children")
+    living = Member(broker.url, "living", every=0.2)
+    living.open()
+    living.set_about(About("living"))
+    living.set_status(State.READY)
+    raw(broker.url).publish("ether/status/device", b"ready", retain=True)
+    raw(broker.url).publish("ether/status/silent", b'{"state": "ready", "boot": "b", "every": 0.1}', retain=True)
+    yield broker
+    living.close(1.0)
+
+
+def _retained(broker) -> set[str]:
+    return {topic.partition("/")[2] for topic in broker.retained()}
+
+
+LIVING = {"status/living", "about/living", "status/device"}
+OLD = {"status/old-a", "about/old-a", "status/old-b", "about/old-b", "status/session", "about/session", "session"}
+
+
+@EMBEDDED
+def test_prune_clears_what_dead_members_left_and_nobody_who_lives(killed, monkeypatch, capsys):
+    monkeypatch.setenv("ETHER_BROKER", killed.url)
+    assert _retained(killed) == LIVING | OLD | {"status/silent"}
+
+    assert run(["prune", "--dry-run", "--json"]) == 0
+
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["name"] for row in rows] == ["old-a", "old-b", "session", "silent"]
+    assert _retained(killed) == LIVING | OLD | {"status/silent"}, "only listed"
+    assert run(["prune"]) == 0
+    assert "silent: ready, and silent; cleared" in capsys.readouterr().out
+    assert _retained(killed) == LIVING
+    assert run(["prune"]) == 0
+    assert capsys.readouterr().out == "nothing is retained of members that are gone\n"
+
+
+@EMBEDDED
+def test_prune_leaves_those_alone_that_a_running_session_has_stopped(ether, broker, monkeypatch, capsys):
+    monkeypatch.setattr(ghosts, "_PATIENCE_S", 0.5)
+    ether.tap({"broker": broker.url, "record": "off", "instances": {"echo": {"class_path": "lab_parts.Echo"}}})
+    ether.stop("echo")
+    monkeypatch.setenv("ETHER_BROKER", broker.url)
+
+    assert run(["prune"]) == 0
+
+    assert capsys.readouterr().out == "nothing is retained of members that are gone\n"
+    assert {"status/echo", "about/echo", "session"} <= _retained(broker)
+
+
+@EMBEDDED
+def test_the_next_session_says_what_a_killed_one_left_and_clears_it(ether, killed, until, caplog):
+    config = {"broker": killed.url, "record": "off", "session": {"name": "old"}}
+    ether.tap({**config, "instances": {"new": {"class_path": "lab_parts.Echo"}}})
+
+    until(lambda: "cleared what a session that was killed left on the broker: old-a (" in caplog.text, 20.0)
+
+    assert "the last session 'old' was killed; what it said is in " in caplog.text
+    until(lambda: not any("old" in topic for topic in _retained(killed)))
+    assert LIVING | {"status/silent", "status/new"} <= _retained(killed), "devices are left alone"
+
+
+def test_prune_without_a_broker_says_how_to_name_one(capsys):
+    assert run(["prune"]) == 4
+    assert "no session runs on this machine, and no broker is named" in capsys.readouterr().err

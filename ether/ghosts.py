@@ -56,8 +56,9 @@ def find(client: Client, known: Collection[str], wait: Callable[[float], object]
     client.watch()
     names = [name for name in {**client.statuses, **client.alarms} if name not in known]
     before = {name: client.heard_at(name) for name in names}
-    promised = (status.every for name in names if (status := client.statuses.get(name)) is not None)
-    deadline = clock.monotonic() + max([_PATIENCE_S, *(3 * every for every in promised if every)])
+    statuses = [status for name in names if (status := client.statuses.get(name)) is not None]
+    promised = [3 * status.every for status in statuses if status.every and status.state not in _GONE]
+    deadline = clock.monotonic() + max([_PATIENCE_S, *promised])
     while names and clock.monotonic() < deadline and any(map(client.may_be_gone, names)):
         if wait(0.1):
             return []

@@ -6,6 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from ether import runtime
 
@@ -69,3 +72,13 @@ def test_a_damaged_file_is_no_session():
         (runtime.folder() / f"{number}.json").write_text(text)
 
     assert runtime.running() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells")
+def test_a_process_that_has_ended_does_not_live_though_nobody_has_looked_yet(until) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    assert runtime.alive(os.getpid())
+
+    until(lambda: not runtime.alive(ended.pid), 10.0)
+
+    assert ended.wait() == 0

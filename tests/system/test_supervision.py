@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -254,6 +255,24 @@ def test_a_restart_ends_in_order_and_begins_with_init_and_start(ether, workdir, 
 
     once = ["constructed", "init", "start"]
     until(lambda: (workdir / "diary").read_text().split() == [*once, "save_all", "cleanup", "shutdown", *once], 20.0)
+
+
+def test_an_order_that_is_given_again_by_its_id_is_carried_out_once(ether, raw, until):
+    ether.tap(_config(echo={"class_path": "lab_parts.Echo"}))
+    before = ether.processes()["echo"]["pid"]
+    client = raw(ether.info()["broker"]["url"])
+    client.subscribe("ether/reply/raw")
+    order = json.dumps({"names": ["echo"], "id": "order-1", "reply_to": "ether/reply/raw"})
+
+    client.publish("ether/command/session/restart", order)
+    first = client.next(30.0).payload
+    after = ether.processes()["echo"]["pid"]
+    client.publish("ether/command/session/restart", order)
+    again = client.next().payload
+
+    assert json.loads(first) == {"id": "order-1", "status": "success", "result": {"echo": "ready"}}
+    assert again == first
+    assert before != after == ether.processes()["echo"]["pid"]
 
 
 def test_a_stop_brings_the_hardware_to_a_safe_state_by_the_object_itself(ether, workdir):

@@ -34,6 +34,7 @@ _WINDOW = 500  # unacknowledged publishes; far below 65,535, where packet ids wo
 _WINDOW_QOS_2 = 10  # Mosquitto as it is delivered silently drops QoS 2 messages beyond 20 in flight
 _BACKOFF_S = (0.1, 1.5)
 """First and longest wait before another attempt: a broker that comes back has everybody back within two seconds."""
+_ASK_AGAIN_S = (0.5, 30.0)
 _READ_AHEAD = 256 * 1024
 _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
@@ -339,9 +340,17 @@ class Connection:
         self._node = 0
         """Which of the address's nodes is ours."""
         self._generation = 0
+        self._open: set[int] = set()
+        """Packet ids of what has come over this connection and is not acknowledged."""
         self._filters: dict[str, int] = {}
         self._granted: dict[int, threading.Event] = {}
+        self._asked: dict[int, list[str]] = {}
+        """By packet id: the filters of a SUBSCRIBE that has no answer yet."""
         self._granting = threading.Lock()
+        self._refused: dict[str, None] = {}
+        """Filters that the broker has refused; it is asked again for them."""
+        self._ask_again_at = 0.0
+        self._ask_again_s = _ASK_AGAIN_S[0]
         self._up = threading.Event()
         self._closing = threading.Event()
         self._refusal: str | None = None
@@ -420,11 +429,15 @@ class Connection:
         added = dict.fromkeys(filters, qos)
         self._filters.update(added)
         if added and self.connected:
-            self._ask(
-                lambda: self._client.subscribe(
-                    [(topics.join(self.namespace, topic_filter), qos) for topic_filter, qos in added.items()]
-                )
-            )
+            self._ask(lambda: self._send_subscribe(added))
+
+    def _send_subscribe(self, filters: dict[str, int]) -> tuple[MQTTErrorCode, int | None]:
+        rc, packet_id = self._client.subscribe(
+            [(topics.join(self.namespace, topic_filter), qos) for topic_filter, qos in filters.items()]
+        )
+        if packet_id is not None:
+            self._asked[packet_id] = list(filters)
+        return rc, packet_id
 
     def unsubscribe(self, filters: Iterable[str]) -> None:
         """Unsubscribe; returns when the broker has confirmed it."""
@@ -504,6 +517,7 @@ class Connection:
             try:
                 for receipt in receipts:
                     if receipt.generation == self._generation and self.connected:
+                        self._open.discard(receipt.packet_id)
                         client.acknowledge(receipt.packet_id, receipt.qos)
             finally:
                 client.held = False
@@ -544,8 +558,9 @@ class Connection:
             except (OSError, ValueError) as exc:
                 self._trouble = str(exc) or type(exc).__name__
             else:
-                while self._client.loop(timeout=1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                while self._client.loop(timeout=0.1 if self._refused else 1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
                     delay = _BACKOFF_S[0] if self.connected else delay
+                    self._ask_again()
                     if self._closing.is_set() and not self._client.is_connected():
                         break
             if self._up.is_set():
@@ -585,10 +600,11 @@ class Connection:
                 self._refusal = str(reason)
             return
         self._generation += 1
+        self._open.clear()
+        self._refused.clear()
+        self._asked.clear()
         if self._filters:
-            self._client.subscribe(
-                [(topics.join(self.namespace, topic_filter), qos) for topic_filter, qos in self._filters.items()]
-            )
+            self._send_subscribe(dict(self._filters))
         self._client.resume()
         try:
             self.on_up(bool(flags.session_present))
@@ -603,9 +619,32 @@ class Connection:
             self._lost(str(reason))
 
     def _subscribed(self, packet_id: int, reasons: Any, _properties: Any) -> None:
-        if any(reason.is_failure for reason in reasons):
-            logger.error("%s: the broker refused a subscription among %s", self.client_id, sorted(self._filters))
+        with self._granting:  # whoever asked has noted by now what for
+            asked = self._asked.pop(packet_id, [])
+        refused = [each for each, reason in zip(asked, reasons, strict=False) if reason.is_failure]
+        granted = [each for each in asked if each in self._refused and each not in refused]
+        for each in granted:
+            self._refused.pop(each, None)
+        if granted:
+            logger.info("%s: the broker has granted subscriptions that it refused before: %s", self.client_id, granted)
+        if refused:
+            if not set(refused) <= self._refused.keys():
+                logger.error("%s: the broker refused subscriptions, and is asked again: %s", self.client_id, refused)
+            self._refused.update(dict.fromkeys(refused))
+            self._ask_again_at = clock.monotonic() + self._ask_again_s
+            self._ask_again_s = min(2 * self._ask_again_s, _ASK_AGAIN_S[1])
+        elif not self._refused:
+            self._ask_again_s = _ASK_AGAIN_S[0]
         self._answered(packet_id)
+
+    def _ask_again(self) -> None:
+        """Ask for what was refused: a cluster refuses while it elects, other brokers until a right is granted."""
+        if self._refused and self.connected and clock.monotonic() >= self._ask_again_at:
+            self._ask_again_at = clock.monotonic() + _ASK_AGAIN_S[1]  # unless it is answered before
+            wanted = {each: self._filters[each] for each in list(self._refused) if each in self._filters}
+            self._refused = dict.fromkeys(wanted)
+            if wanted:
+                self._send_subscribe(wanted)
 
     def _unsubscribed(self, packet_id: int, _reasons: Any, _properties: Any) -> None:
         self._answered(packet_id)
@@ -620,12 +659,24 @@ class Connection:
         self._delivered(message.topic, bytes(message.payload), message.qos, message.retain, message.dup, message.mid)
 
     def _delivered(self, topic: str, payload: bytes, qos: int, retain: bool, dup: bool, packet_id: int) -> object:
-        receipt = Receipt(packet_id, qos, self._generation) if qos else None
+        if not qos:
+            receipt = None
+        elif dup and packet_id in self._open:
+            return HELD  # NATS sends again what is not acknowledged in time, though the connection stands
+        else:
+            receipt = Receipt(packet_id, qos, self._generation)
+            self._open.add(packet_id)
+        held = False
         try:
-            return self.on_message(Message(topics.strip(self.namespace, topic), payload, qos, retain, dup), receipt)
+            answer = self.on_message(Message(topics.strip(self.namespace, topic), payload, qos, retain, dup), receipt)
+            held = self.manual_ack or answer is HELD
+            return answer
         except Exception:
             logger.exception("%s: an error in the callback for a message on %r", self.client_id, topic)
             return None
+        finally:
+            if not held:
+                self._open.discard(packet_id)
 
 
 class Driven:

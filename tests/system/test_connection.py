@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from ether import brokers
 from ether.errors import BrokerError
 from ether.member import Member
 from ether.model import About, Message, State
-from ether.mqtt import Connection
+from ether.mqtt import HELD, Connection, Receipt
+from ether.testing.broker_contract import Packet, wire
 
 PARTS = str(Path(__file__).parents[1] / "parts")
 
@@ -419,3 +422,104 @@ def test_tcp_no_delay_is_set(connect):
     sock = connect("fast")._client._sock
 
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+
+
+class Scripted:
+    """A broker that answers what it is told to, for what no broker of ours does."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"mqtt://127.0.0.1:{self._server.getsockname()[1]}"
+        self.received: list[Packet] = []
+        self.answers: list[bytes] = []
+        """Codes of the next SUBACKs; after them everything is granted."""
+        self._socket: socket.socket | None = None
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def send(self, *packets: bytes) -> None:
+        self._socket.sendall(b"".join(packets))
+
+    def kinds(self, kind: int) -> list[int]:
+        return [packet.packet_id for packet in self.received if packet.kind == kind]
+
+    def _serve(self) -> None:
+        self._socket = self._server.accept()[0]
+        with self._socket, self._socket.makefile("rb") as stream:
+            while first := stream.read(1):
+                size = stream.read(1)[0]  # all that comes here is short
+                packet = Packet(first[0], stream.read(size))
+                if packet.kind == 1:
+                    self.send(b"\x20\x02\0\0")
+                elif packet.kind == 8:
+                    codes = self.answers.pop(0) if self.answers else b"\x01" * _filters(packet.body)
+                    self.send(wire.packet(0x90, packet.body[:2] + codes))
+                self.received.append(packet)
+
+    def close(self) -> None:
+        self._server.close()
+        self._thread.join(5)
+
+
+def _filters(body: bytes) -> int:
+    at, count = 2, 0
+    while at < len(body):
+        at += 3 + int.from_bytes(body[at : at + 2], "big")
+        count += 1
+    return count
+
+
+@pytest.fixture
+def scripted(until):
+    """A connection to such a broker; returns both."""
+    server = Scripted()
+    connection = Connection(server.url, "listener")
+    connection.got = []
+    yield server, connection
+    connection.close(0.5)
+    server.close()
+
+
+def test_what_comes_twice_over_one_connection_before_it_is_acknowledged_is_delivered_once(scripted, until):
+    """NATS sends again what is not acknowledged in time, though the standard has it wait for a reconnect."""
+    server, connection = scripted
+    receipts: list[Receipt] = []
+
+    def hold(message: Message, receipt: Receipt) -> object:
+        connection.got.append(message.payload)
+        receipts.append(receipt)
+        return HELD
+
+    connection.on_message = hold
+    connection.open()
+    server.send(wire.publish("x", b"1", 1, 7), wire.publish("x", b"1", 1, 7, dup=True), wire.publish("x", b"2", 1, 8))
+    until(lambda: len(connection.got) == 2)
+    assert server.kinds(4) == []
+
+    connection.acknowledge(receipts)
+    until(lambda: server.kinds(4) == [7, 8])
+    server.send(wire.publish("x", b"3", 1, 7, dup=True))
+
+    until(lambda: len(connection.got) == 3)
+    assert connection.got == [b"1", b"2", b"3"]
+
+
+def test_a_subscription_that_is_refused_is_asked_for_again(scripted, until, monkeypatch, caplog):
+    """A cluster refuses while it elects."""
+    monkeypatch.setattr("ether.mqtt._ASK_AGAIN_S", (0.01, 0.02))
+    caplog.set_level(logging.INFO)
+    server, connection = scripted
+    server.answers = [b"\x01\x80\x80", b"\x80\x80", b"\x80\x01"]
+
+    connection._ask_again_s = 0.01
+    connection.open()
+    connection.subscribe(["a", "b", "c"])
+
+    until(lambda: len([packet for packet in server.received if packet.kind == 8]) == 4)
+    assert [packet.body[2:] for packet in server.received if packet.kind == 8] == [
+        b"".join(wire.string(name) + b"\x01" for name in names) for names in ("abc", "bc", "bc", "b")
+    ]
+    until(lambda: "granted subscriptions that it refused before: ['b']" in caplog.text)
+    assert [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR] == [
+        "listener: the broker refused subscriptions, and is asked again: ['b', 'c']"
+    ]

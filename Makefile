@@ -39,7 +39,7 @@ fuzz: $(VENV)/.test
 # Only mosquitto and strace must be there; figures go to build/soak.jsonl.
 soak: $(VENV)/.test
 	mkdir -p build
-	SOAK_ROUNDS=$(SOAK_ROUNDS) nice $(BIN)/python -m pytest -v tests/system/test_faults_*.py
+	SOAK_ROUNDS=$(SOAK_ROUNDS) nice $(BIN)/python -m pytest -v tests/system/test_faults_*.py tests/system/test_nats.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .
@@ -69,7 +69,7 @@ lock:
 	rm -rf build/lock
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
-	build/lock/bin/python -m pip install --quiet -e '.[data,export,plot,metrics]' --group check --group bench --group build
+	build/lock/bin/python -m pip install --quiet -e '.[data,export,plot,metrics,cluster]' --group check --group bench --group build
 	{ echo "# What is tested together. Constraints, not requirements: pip install -c requirements.lock -e ."; \
 	  echo "# Made by: make lock"; \
 	  build/lock/bin/python -m pip freeze --exclude-editable; } > requirements.lock

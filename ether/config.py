@@ -469,7 +469,7 @@ class BrokerLimits(_Section):
         default=None, description="Largest packet: `64MiB`, or Mosquitto's 256 MiB."
     )
     connections: Annotated[Whole, Field(ge=1)] | None = Field(
-        default=None, description="Clients at once; 1,000, or no limit on Mosquitto."
+        default=None, description="Clients at once; 1,000, no limit on Mosquitto, 65,536 on NATS."
     )
     queue: Annotated[Size, Field(ge=1024)] | None = Field(
         default=None,
@@ -481,7 +481,7 @@ class BrokerLimits(_Section):
     )
 
 
-_KINDS = ("auto", "embedded", "mosquitto")
+_KINDS = ("auto", "embedded", "mosquitto", "nats")
 _ONE_OR_MORE: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": {"type": "string"}}]
 }
@@ -1551,7 +1551,7 @@ class Config(_Section):
 
     session: Session = Field(default_factory=Session, description="What the session is called, and its limits.")
     broker: Broker = Field(
-        default_factory=Broker, description="auto, embedded, mosquitto, mqtt(s)://user@host:port, or a block."
+        default_factory=Broker, description="auto, embedded, mosquitto, nats, mqtt(s)://user@host:port, or a block."
     )
     record: Annotated[Record | None, BeforeValidator(_record)] = Field(
         default_factory=Record, description="What is recorded; `off` for nothing."
@@ -1747,7 +1747,7 @@ def json_schema() -> dict[str, Any]:
     definitions: dict[str, Any] = schema.pop("$defs")
     short: dict[str, list[dict[str, Any]]] = {
         "Broker": [
-            {"type": "string", "pattern": "^(auto|embedded|mosquitto|mqtts?://.+)$"},
+            {"type": "string", "pattern": "^(auto|embedded|mosquitto|nats|mqtts?://.+)$"},
             {"type": "array", "minItems": 1, "items": {"type": "string", "pattern": "^mqtts?://.+$"}},
         ],
         "Record": [{"type": "boolean"}, {"enum": ["on", "off"]}],

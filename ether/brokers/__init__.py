@@ -1,4 +1,4 @@
-"""Ways to have a broker, each one context manager with a ``url``: embedded, mosquitto, external."""
+"""Ways to have a broker, each one context manager with a ``url``: embedded, mosquitto, nats, external."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ether.brokers.drops import Drops
 from ether.brokers.embedded import Embedded
 from ether.brokers.external import External
 from ether.brokers.mosquitto import Mosquitto, find_mosquitto, serves_websockets
+from ether.brokers.nats import Cluster, Nats, find_nats
 from ether.brokers.security import Security, manage_users
 from ether.errors import BrokerError
 
@@ -22,15 +23,18 @@ __all__ = [
     "Broker",
     "BrokerCapabilities",
     "ChildBroker",
+    "Cluster",
     "Drops",
     "Embedded",
     "External",
     "Limits",
     "Mosquitto",
+    "Nats",
     "Security",
     "advice",
     "choose",
     "find_mosquitto",
+    "find_nats",
     "keeps_retained",
     "manage_users",
     "measure",
@@ -58,7 +62,7 @@ class Broker(Protocol):
     def __exit__(self, *exc: object) -> None: ...
 
 
-KINDS: dict[str, type[ChildBroker]] = {"embedded": Embedded, "mosquitto": Mosquitto}
+KINDS: dict[str, type[ChildBroker]] = {"embedded": Embedded, "mosquitto": Mosquitto, "nats": Nats}
 """Ether's own; those of other packages are entry points of the group ``ether.brokers``."""
 
 
@@ -76,7 +80,7 @@ def _backend(kind: str) -> Callable[..., Broker]:
 
 def choose(
     kind: str, *, url: str | None = None, listen: str | None = None, folder: str | None = None,
-    security: Security | None = None, limits: Limits | None = None,
+    security: Security | None = None, limits: Limits | None = None, cluster: Cluster | None = None,
 ) -> Broker:  # fmt: skip
     """Return the broker a configuration asks for, not yet started.
 
@@ -88,6 +92,7 @@ def choose(
         folder: where one we start keeps what must survive it; a temporary folder by default.
         security: users, TLS and WebSocket of one we start.
         limits: what a client may ask of one we start.
+        cluster: the place among others of a node of NATS.
 
     Raises:
         BrokerError: no such kind, or it would be open to other machines.
@@ -95,6 +100,10 @@ def choose(
     options: dict[str, Any] = {"listen": listen, "folder": folder, "security": security}
     if limits is not None:  # a kind of another package need not know them
         options["limits"] = limits
+    if cluster is not None:
+        if kind != "nats":
+            raise BrokerError(f"broker.kind {kind}: only nats has nodes that store together; use `--kind nats`")
+        return Nats(why="asked for", cluster=cluster, **options)
     if kind == "external" or (kind == "auto" and url):
         if not url:
             raise BrokerError("broker.kind external: needs a url, such as mqtt://host:1883")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -11,12 +12,15 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ether import clock
 from ether.brokers.security import SESSION_USER, Security, is_loopback
 from ether.errors import BrokerError
 
-__all__ = ["DEFAULT_PORT", "ChildBroker", "Limits", "free_port", "guarded", "split_listen"]
+__all__ = ["DEFAULT_PORT", "ChildBroker", "Limits", "LoggedBroker", "free_port", "guarded", "split_listen"]
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 1883
 _START_S = 30.0
@@ -97,6 +101,8 @@ class ChildBroker:
         self.security.check(listen or "", self.host)
         if self.security.users is not None and not self.enforces_security:
             raise BrokerError(f"broker.users: the kind {self.kind!r} does not enforce them; use embedded or mosquitto")
+        if self.security.cert is not None and not self.enforces_security:
+            raise BrokerError(f"broker.tls: the kind {self.kind!r} is started without; use embedded or mosquitto")
         if self.limits != Limits() and not self.enforces_limits:
             raise BrokerError(f"broker.limits: the kind {self.kind!r} has its own; use embedded or mosquitto")
         self.local_port = 0
@@ -129,7 +135,7 @@ class ChildBroker:
 
     def __enter__(self) -> ChildBroker:
         # A temporary folder is private to us and goes with us; a given one stays, for the next start.
-        self.folder = Path(self._folder or tempfile.mkdtemp(prefix="ether-broker-"))
+        self.folder = Path(self._folder or tempfile.mkdtemp(prefix="ether-broker-")).absolute()
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._start_at_a_port()
@@ -227,3 +233,47 @@ class ChildBroker:
                 pass  # it has ended by itself
         else:
             self.process.terminate()
+
+
+class LoggedBroker(ChildBroker):
+    """One whose log we read: its own word that it runs, and what it complains of, in the session's log.
+
+    An answer at the port would not do: it might come from another broker, which has taken the port from us.
+    """
+
+    patience_s = _START_S
+    """How long it may take until it runs."""
+
+    def complaint(self, line: str) -> str | None:
+        """Return what a line of its log complains of; "" for nothing, None where the line says that it runs."""
+        raise NotImplementedError
+
+    def _start(self) -> None:
+        command = guarded(self.command(), self.temporary_folder)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=self.folder,
+            start_new_session=True,
+        )  # fmt: skip
+        self._running = threading.Event()
+        self._last = ""
+        reader = threading.Thread(target=self._read_log, args=(self.process.stderr,), name=self.kind, daemon=True)
+        reader.start()
+        deadline = clock.monotonic() + self.patience_s
+        while not self._running.wait(0.01):
+            code = self.process.poll()
+            if code is not None or clock.monotonic() > deadline:
+                reader.join(1.0)  # for its last word
+                how = f"within {self.patience_s:g} s" if code is None else f"(exit code {code})"
+                said = self._last or "is the port taken?"
+                raise BrokerError(f"{self.kind} did not start at {self.host}:{self.port} {how}: {said}")
+
+    def _read_log(self, lines: IO[bytes]) -> None:
+        running = self._running
+        with lines:
+            for line in lines:
+                said = self.complaint(line.decode(errors="replace").strip())
+                if said is None:
+                    running.set()
+                elif said:
+                    self._last = said
+                    logger.warning("%s: %s", self.kind, said)

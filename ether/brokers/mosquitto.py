@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import getpass
-import logging
 import math
 import os
 import re
 import shutil
 import subprocess
-import threading
-from typing import IO
 
-from ether import clock
-from ether.brokers.child import ChildBroker, free_port, guarded, split_listen
+from ether.brokers.child import LoggedBroker, free_port, split_listen
 from ether.brokers.security import manage_users
 from ether.errors import BrokerError
 
 __all__ = ["Mosquitto", "find_mosquitto", "serves_websockets"]
 
-logger = logging.getLogger(__name__)
-
 _PLACES = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin", "C:\\Program Files\\mosquitto")
-_START_S = 5.0
 _CHATTER = (
     "mosquitto version", "Config loaded", "Opening ipv", "Saving in-memory", "Restoring", "Bridge support",
     "Warning: Mosquitto should not be run as root",  # it ends with us
@@ -44,7 +37,7 @@ def serves_websockets() -> bool:
     return version is not None and (int(version[1]), int(version[2])) >= (2, 1)
 
 
-class Mosquitto(ChildBroker):
+class Mosquitto(LoggedBroker):
     """Mosquitto with limits that lose nothing in a lab: its defaults drop queued messages beyond a thousand.
 
     They are those of `broker/mosquitto/mosquitto.conf`, which tells the reasons.
@@ -53,8 +46,9 @@ class Mosquitto(ChildBroker):
     kind = "mosquitto"
     enforces_security = True
     enforces_limits = True
+    patience_s = 5.0
 
-    def _start(self) -> None:
+    def command(self) -> list[str]:
         if self.limits.queue_bytes is not None:
             raise BrokerError(
                 "broker.limits.queue: Mosquitto would drop what is beyond it; use `broker.kind: embedded`"
@@ -71,11 +65,11 @@ class Mosquitto(ChildBroker):
             self.local_port = free_port("127.0.0.1", 0)
         configuration = self.folder / "mosquitto.conf"
         configuration.write_text(self._configuration(), encoding="utf-8")
-        command = guarded([program, "-c", str(configuration)], self.temporary_folder)
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
-        self._running = threading.Event()
-        threading.Thread(target=self._read_log, args=(self.process.stderr,), name="mosquitto", daemon=True).start()
-        self._wait_until_it_runs()
+        return [program, "-c", str(configuration)]
+
+    def complaint(self, line: str) -> str | None:
+        text = line.partition(": ")[2].strip()
+        return None if text.endswith(" running") else "" if text.startswith(_CHATTER) else text
 
     def _write_users(self) -> None:
         """Derive Mosquitto's own files from ours, into our private folder."""
@@ -138,26 +132,3 @@ class Mosquitto(ChildBroker):
         if hasattr(os, "geteuid") and os.geteuid() == 0:
             lines.append(f"user {getpass.getuser()}")  # else it becomes `mosquitto`, who may not write to our folder
         return "\n".join(lines) + "\n"
-
-    def _read_log(self, lines: IO[bytes]) -> None:
-        """Pass on what Mosquitto complains of, in our format, and note that it runs."""
-        with lines:
-            for line in lines:
-                text = line.decode(errors="replace").partition(": ")[2].strip()
-                if text.endswith(" running"):
-                    self._running.set()
-                elif not text.startswith(_CHATTER):
-                    logger.warning("mosquitto: %s", text)
-
-    def _wait_until_it_runs(self) -> None:
-        """Wait for its own word: an answer at the port might come from another broker, which has taken it from us."""
-        assert self.process is not None
-        deadline = clock.monotonic() + _START_S
-        while not self._running.wait(0.01):
-            code = self.process.poll()
-            if code is not None:
-                raise BrokerError(
-                    f"mosquitto did not start at {self.host}:{self.port} (exit code {code}); is the port taken?"
-                )
-            if clock.monotonic() > deadline:
-                raise BrokerError(f"mosquitto did not start at {self.host}:{self.port} within {_START_S:g} s")

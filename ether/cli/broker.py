@@ -26,9 +26,12 @@ Name = Annotated[
 @app.callback()
 def broker(
     context: typer.Context,
-    kind: Annotated[str, typer.Option("--kind", help="auto, embedded, mosquitto or a package's.")] = "auto",
+    kind: Annotated[str, typer.Option("--kind", help="auto, embedded, mosquitto, nats or a package's.")] = "auto",
     listen: Annotated[
         str | None, typer.Option("--listen", metavar="HOST:PORT", help="Where; default loopback.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="FOLDER", help="What it keeps, for its next start; default: none.")
     ] = None,
     users: Annotated[Path | None, typer.Option("--users", metavar="FILE", help="Demand credentials.")] = None,
     namespace: Annotated[str, typer.Option("--namespace", help="Put before every topic that a role grants.")] = "",
@@ -47,6 +50,13 @@ def broker(
     insecure_lan: Annotated[
         bool, typer.Option("--insecure-lan", help="Serve other machines without users: read and write for all.")
     ] = False,
+    node: Annotated[str, typer.Option("--node", metavar="NAME", help="This node of a cluster of NATS.")] = "",
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="HOST:PORT", help="Where the other nodes reach it.")
+    ] = None,
+    peers: Annotated[
+        list[str] | None, typer.Option("--peer", metavar="HOST:PORT", help="The same of another node. Repeatable.")
+    ] = None,
 ) -> None:
     """Run a broker alone until Ctrl-C, or manage its users.
 
@@ -65,8 +75,19 @@ def broker(
         users=users, namespace=namespace, cert=cert, key=key, ca=ca, require_client_cert=require_client_cert,
         websocket=websocket, origins=tuple(origins or ()), insecure_lan=insecure_lan,
     )  # fmt: skip
+    place = None
+    if node or cluster is not None or peers:
+        if cluster is None or not node or data is None:
+            raise typer.BadParameter(
+                "a node of a cluster needs --node, --cluster, --peer and --data", param_hint="--node"
+            )
+        place = brokers.Cluster(node, cluster, tuple(peers or ()))
+    folder = None if data is None else str(data)
     stop = threading.Event()
-    with stop_on_signals(stop), brokers.choose(kind, listen=listen, security=security) as running:
+    with (
+        stop_on_signals(stop),
+        brokers.choose(kind, listen=listen, folder=folder, security=security, cluster=place) as running,
+    ):
         output.line(f"{running.url} ({running.kind}, {running.why})")
         if isinstance(running, brokers.ChildBroker) and running.open_to_all:
             output.complain(f"INSECURE: no users; whoever can reach {running.host} reads and writes every topic")

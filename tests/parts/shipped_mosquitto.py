@@ -17,7 +17,7 @@ __all__ = ["BRIDGE", "FOLDER", "PASSWORDS", "SHIPPED", "Shipped"]
 
 FOLDER = Path(__file__).parents[2] / "broker" / "mosquitto"
 SHIPPED = (FOLDER / "mosquitto.conf").read_text(encoding="utf-8")
-BRIDGE = (FOLDER / "bridge.conf").read_text(encoding="utf-8")
+BRIDGE = (FOLDER.parent / "cluster" / "bridge.conf").read_text(encoding="utf-8")
 PASSWORDS = {name: f"{name}-has-a-password" for name in ("bench", "board", "screen")}
 _ROLES = {"bench": "admin", "board": "device", "screen": "dashboard"}
 

@@ -431,7 +431,7 @@ extra: 1
 
     assert problems(path) == [
         "lab.yaml:1:11: session.nam: unknown key; did you mean `name`?",
-        "lab.yaml:2:9: broker: got 'mosquito'; auto, embedded, mosquitto or mqtt://HOST:PORT was wanted;"
+        "lab.yaml:2:9: broker: got 'mosquito'; auto, embedded, mosquitto, nats or mqtt://HOST:PORT was wanted;"
         " did you mean `mosquitto`?",
         "lab.yaml:6:26: registry.vendor.Incubator.methods.read.ether_pub.topc: unknown key; did you mean `topic`?",
         "lab.yaml:7:45: registry.vendor.Incubator.methods.two.ether_sub.1.topic: a text was wanted,"
@@ -538,7 +538,7 @@ def test_a_missing_file_a_folder_and_other_encodings_are_one_line(write: Write, 
         ({"record": {"topics": ["a#"]}}, "record.topics.0: topic filter 'a#': '#' stands alone, as the last level"),
         (
             {"broker": "bench:1883"},
-            "broker: got 'bench:1883'; auto, embedded, mosquitto or mqtt://HOST:PORT was wanted;"
+            "broker: got 'bench:1883'; auto, embedded, mosquitto, nats or mqtt://HOST:PORT was wanted;"
             " did you mean `mqtt://bench:1883`?",
         ),
         (

@@ -499,6 +499,7 @@ def rows(folder: Path, size: Size) -> Iterator[Figure]:
         connection.close(1)
         recorder.end()
     file = folder / "rows.h5"
+    _read_by_hand(file)  # imports pandas
     ours, by_hand = [], []
     for _ in range(size.rounds):
         ours.append(_seconds(_read_pandas, file))

@@ -432,7 +432,7 @@ class Recording(Mapping[str, "Stream"]):
             ledger = file["messages"]
             rows = ledger[:0]
             base = 0
-            for number, _, _, payload in raw_payloads(file):
+            for number, _, payload in raw_payloads(file):
                 if not base <= number < base + len(rows):
                     base, rows = number, ledger[number : number + 20_000]
                 row = rows[number - base]
@@ -535,7 +535,7 @@ class Table:
             RecordingError: pandas is not installed.
         """
         pandas = wanted("pandas", "data")
-        index = pandas.DatetimeIndex(self.time, name="time").tz_localize("UTC")
+        index = pandas.DatetimeIndex(self.time, name="time", tz="UTC")
         columns = {}
         for name in self.fields:
             values, valid = self.values(name)
@@ -544,12 +544,12 @@ class Table:
             if valid is not None and not valid.all():
                 if values.dtype.kind in "ib":
                     array = pandas.arrays.IntegerArray if values.dtype.kind == "i" else pandas.arrays.BooleanArray
-                    columns[name] = pandas.Series(array(values, ~valid), index=index)
+                    columns[name] = array(values, ~valid)
                     continue
                 values = values.copy()
                 values[~valid] = np.nan if values.dtype.kind == "f" else None
-            columns[name] = pandas.Series(values, index=index)
-        return pandas.DataFrame(columns, index=index)
+            columns[name] = values
+        return pandas.DataFrame(columns, index=index, copy=False)  # nobody else has the arrays
 
     def to_xarray(self) -> xr.Dataset:
         """Return a Dataset along ``time`` (UTC); units and descriptions become attributes.

@@ -17,6 +17,7 @@ from ether.model import Envelope
 
 __all__ = [
     "CBOR_MAGIC",
+    "DTYPE_OF_TAG",
     "Signer",
     "decode",
     "encode",
@@ -40,9 +41,10 @@ _TAG_OF_DTYPE = {
     "|i1": 72, "<i2": 77, "<i4": 78, "<i8": 79,
     "<f2": 84, "<f4": 85, "<f8": 86,
 }  # fmt: skip
-_DTYPE_OF_TAG = {tag: dtype for dtype, tag in _TAG_OF_DTYPE.items()} | {
+DTYPE_OF_TAG = {tag: dtype for dtype, tag in _TAG_OF_DTYPE.items()} | {
     65: ">u2", 66: ">u4", 67: ">u8", 68: "|u1", 73: ">i2", 74: ">i4", 75: ">i8", 80: ">f2", 81: ">f4", 82: ">f8",
 }  # fmt: skip
+"""Tags of typed arrays (RFC 8746) that are decoded as NumPy arrays of these types."""
 # Our encoders write `_ether` last, so the recorder finds it without parsing the message.
 _TAIL = re.compile(
     rb'[{,]"_ether":\{"by":"([A-Za-z0-9_.-]+)","b":"([^"\\]*)","n":(\d+)(?:,"t":([\d.eE+-]+))?(?:,"ms":([\d.eE+-]+))?\}\}\Z'
@@ -392,9 +394,9 @@ def _read_tag(first: Any, second: Any) -> Any:
     import numpy
 
     tag = first if hasattr(first, "tag") else second  # cbor2 5 hands over (decoder, tag), cbor2 6 (tag, immutable)
-    if tag.tag in _DTYPE_OF_TAG:
+    if tag.tag in DTYPE_OF_TAG:
         # A copy, so that the array is its owner's to change, as in a plain call.
-        return numpy.frombuffer(tag.value, dtype=_DTYPE_OF_TAG[tag.tag]).copy()
+        return numpy.frombuffer(tag.value, dtype=DTYPE_OF_TAG[tag.tag]).copy()
     if tag.tag == 40:
         shape, items = tag.value
         return numpy.asarray(items).reshape(shape)

@@ -56,6 +56,23 @@ class Block:
             keys.update(dict.fromkeys(row))
         return cls(len(flat), {key: [row.get(key, MISSING) for row in flat] for key in keys})
 
+    @classmethod
+    def joined(cls, blocks: list[Block]) -> Block:
+        """Return the rows of blocks that are like each other."""
+        fields: dict[Keys, Sequence[Any] | np.ndarray] = {
+            keys: np.concatenate([block.fields[keys] for block in blocks]) for keys in blocks[0].fields
+        }
+        return cls(sum(block.rows for block in blocks), fields)
+
+    def like(self, other: Block) -> bool:
+        """Return whether both hold arrays of the same types and shapes, for the same fields."""
+        return [*self._form()] == [*other._form()] and all(form[1] is not None for form in self._form())
+
+    def _form(self) -> Iterable[tuple[Keys, Any, tuple[int, ...]]]:
+        for keys, values in self.fields.items():
+            array = values if isinstance(values, np.ndarray) else None
+            yield keys, None if array is None else array.dtype, () if array is None else array.shape[1:]
+
 
 def flatten(fields: dict[Any, Any]) -> dict[Keys, Any]:
     """Return nested fields as one level, by their keys from outside in. An empty dict stays a value."""
@@ -80,6 +97,7 @@ class Group:
         group: where they are.
         declared: field path to the kind its publisher declares: ``int``, ``float``, ``bool``, ``str``.
         names: what `names` returned of the part before: a column keeps its name through all parts.
+        many: its readings come in batches.
     """
 
     def __init__(
@@ -87,9 +105,11 @@ class Group:
         group: h5py.Group,
         declared: dict[str, str] | None = None,
         names: list[tuple[Keys, dict[str, str]]] | None = None,
+        many: bool = False,
     ) -> None:
         self.group = group
         self.declared = declared or {}
+        self.many = many
         self._former = dict(names or [])
         self.rows = 0
         self.families: dict[Keys, _Family] = {}
@@ -330,7 +350,7 @@ class _Column:
         if self.kind == "float":
             fill = math.nan
         dtype = {"float": _FLOAT, "int": _INT, "bool": _BOOL}.get(self.kind, _TEXT)
-        self.data = new_dataset(self.group, self.name, (rows,), dtype, fill)
+        self.data = new_dataset(self.group, self.name, (rows,), dtype, fill, many=self.family.owner.many)
         self.describe()
 
     def describe(self) -> None:
@@ -390,7 +410,7 @@ class _Column:
         for start in range(0, rows, _BLOCK_BYTES // 8):
             if not _exact(old[start : start + _BLOCK_BYTES // 8]):
                 return False
-        new = new_dataset(self.group, self.name + "%promoted", (0,), _FLOAT, math.nan)
+        new = new_dataset(self.group, self.name + "%promoted", (0,), _FLOAT, math.nan, many=self.family.owner.many)
         for start in range(0, rows, _BLOCK_BYTES // 8):
             values = old[start : start + _BLOCK_BYTES // 8].astype(_FLOAT)
             if self.masked:
@@ -445,7 +465,7 @@ class _ArrayColumn(_Column):
 
     def _create_pool(self, rows: int) -> None:
         self.shape = None
-        self.data = new_dataset(self.group, self.name, (0,), self.dtype, None, pool=True)
+        self.data = new_dataset(self.group, self.name, (0,), self.dtype, None, many=True)
         self.offsets = new_dataset(self.group, self.name + OFFSETS, (rows + 1,), _U8, None)
         self.offsets.attrs["meaning"] = "row i is the pool from offset i up to offset i + 1"
         if self.ndim > 1:
@@ -562,16 +582,16 @@ class _ArrayColumn(_Column):
 
 
 def new_dataset(
-    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any, *, pool: bool = False
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], fill: Any, *, many: bool = False
 ) -> h5py.Dataset:
     """Return a new growing dataset, in chunks of 1024 rows, or 64 KB where that is less.
 
     Args:
-        pool: its items are parts of rows, of which there will be many: chunks of 64 KB.
+        many: it will be long: chunks of 64 KB in any case.
     """
     row_bytes = max(1, math.prod(shape[1:]) * dtype.itemsize)
     rows = max(1, (64 << 10) // row_bytes)
-    if not pool:
+    if not many:
         rows = min(1024, rows)
     return group.create_dataset(
         name, shape, dtype, maxshape=(None, *shape[1:]), chunks=(rows, *shape[1:]), fillvalue=fill

@@ -12,6 +12,7 @@ from ether import topics
 __all__ = [
     "FLAG_BATCH",
     "FLAG_DUP",
+    "FLAG_HOLLOW",
     "FLAG_NO_NUMBER",
     "FLAG_OUT_OF_ORDER",
     "FLAG_RAW_ONLY",
@@ -52,6 +53,8 @@ FLAG_REPLAYED = 64
 FLAG_BATCH = 128
 FLAG_RAW_ONLY = 256
 """The message had killed the writer three times; it is in /raw only."""
+FLAG_HOLLOW = 512
+"""/raw has it without the bytes of its large arrays, which its columns hold (see `ether.recorder.hollow`)."""
 
 LEDGER = np.dtype(
     [

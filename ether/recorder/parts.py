@@ -63,6 +63,8 @@ class Part(NamedTuple):
     """What could not be read from the journal."""
     carry: dict[str, Any] | None
     """What the next part takes over; None for the last part."""
+    state: str
+    """What it is once it is sealed: ``sealed`` or ``recovered``."""
 
     def following(self) -> Resume:
         """Return where the next part begins, whose chain is closed when this one is sealed."""

@@ -2,8 +2,9 @@
 
 `content_sha256`, a root attribute of a sealed file, is SHA-256 over, in this order: the attribute ``previous_sha256``
 (the same of the part before, as ASCII; empty for the first), the topics by id (each as u32 length and UTF-8), the rows
-of /messages as they are laid out (packed, little-endian), the bytes of /raw. So parts form a chain, and no message can
-be changed, added or taken away unnoticed. /checksums holds a SHA-256 of every other dataset.
+of /messages as they are laid out (packed, little-endian), the bytes of /raw, and of /checksums the path and checksum of
+every column. So parts form a chain, and no message can be changed, added or taken away unnoticed. /checksums holds a
+SHA-256 of every dataset but /messages and /raw.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import os
 import shutil
 import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ from ether.errors import EtherError, RecordingError
 from ether.journal import JournalReader, Record, drop_segments, sync_directory
 from ether.recorder import layout
 from ether.recorder.entries import Kind, journal_folder, unpack
+from ether.recorder.hollow import Columns
 from ether.recorder.marker import SEALER, WRITER, hold
 from ether.recorder.parts import Part, Resume, first_of
 from ether.recorder.writer import LIBVER, Builder
@@ -42,6 +45,10 @@ _BLOCK_BYTES = 4 << 20
 _CHUNK_BYTES = 256 << 10
 _TINY_BYTES = 4 << 10
 _SHORT_TEXT = 64
+_MOST_COLUMNS = 100
+_LARGE_BYTES = 1 << 20
+_SAMPLE_BYTES = 128 << 10
+_FRAME_BYTES = 64 << 10
 _HASHED_APART = ("messages", "raw", "checksums")
 
 
@@ -57,6 +64,7 @@ def seal(part: Part, journal: Path) -> None:
     sealed.unlink(missing_ok=True)
     with h5py.File(part.work, "r") as source, h5py.File(sealed, "w-", libver=LIBVER) as final:
         _rewrite(source, final)
+        final.attrs["state"] = part.state
         final.attrs["journal_damage"] = [layout.text(line) for line in part.damage] or h5py.Empty("S1")
         final.attrs["previous_sha256"] = Resume.load(journal).previous_sha256
         digest = final.attrs["content_sha256"] = content_sha256(final)
@@ -70,7 +78,8 @@ def seal(part: Part, journal: Path) -> None:
         return
     replace(part.following(), previous_sha256=digest).save(journal)
     drop_segments(journal, part.end)
-    part.work.unlink()
+    if part.work != part.target:
+        part.work.unlink()
 
 
 def prove(file: Path, journal: Path, start: int = 0, end: int | None = None) -> None:
@@ -99,14 +108,18 @@ def prove(file: Path, journal: Path, start: int = 0, end: int | None = None) -> 
             position += 1
         if position != len(ledger):
             raise RecordingError(f"{file}: holds {len(ledger)} messages, the journal {position}")
-        for number, _, expected, payload in raw_payloads(recording):
+        for number, expected, payload in raw_payloads(recording):
             if crc32(payload) != expected:
                 raise RecordingError(f"{file}: the bytes of message {number} do not match their checksum")
 
 
-def raw_payloads(recording: h5py.File) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield row, length, checksum and bytes of every message in the ledger, reading /raw in blocks."""
+def raw_payloads(recording: h5py.File) -> Iterator[tuple[int, int, bytes]]:
+    """Yield row, checksum and bytes of every message in the ledger, reading /raw in blocks.
+
+    Bytes that are not what was received do not match the checksum.
+    """
     ledger, raw = recording["messages"], recording["raw"]
+    filler = _Filler(recording)
     for start in range(0, len(ledger), 20_000):
         rows = ledger[start : start + 20_000]
         offsets = rows["raw_offset"].astype("<i8")
@@ -121,8 +134,32 @@ def raw_payloads(recording: h5py.File) -> Iterator[tuple[int, int, int, bytes]]:
             for row in range(place, last):
                 begin = int(offsets[row]) - base
                 payload = pool[begin : begin + int(lengths[row])]
-                yield start + row, int(lengths[row]), int(rows["crc32"][row]), payload
+                if rows["flags"][row] & layout.FLAG_HOLLOW:
+                    payload = filler.filled(payload, rows[row])
+                yield start + row, int(rows["crc32"][row]), payload
             place = last
+
+
+class _Filler:
+    """Puts back into payloads what the columns of their topics hold."""
+
+    def __init__(self, recording: h5py.File) -> None:
+        self._recording = recording
+        self._topics: list[bytes] = []
+        self._columns: dict[int, Columns] = {}
+
+    def filled(self, payload: bytes, row: np.void) -> bytes:
+        topic = int(row["topic"])
+        try:
+            if topic not in self._columns:
+                if len(self._columns) >= _MOST_COLUMNS:
+                    self._columns.clear()
+                self._topics = self._topics or list(self._recording["topics"].fields("topic")[:])
+                self._columns[topic] = Columns(self._recording[layout.group_path(self._topics[topic].decode())])
+            return self._columns[topic].filled(payload, int(row["row"]), int(row["readings"]))
+        except (ValueError, LookupError, OSError, TypeError) as exc:
+            logger.debug("a message on topic %d cannot be put together: %s", topic, exc)
+            return payload
 
 
 def content_sha256(recording: h5py.File) -> str:
@@ -134,12 +171,15 @@ def content_sha256(recording: h5py.File) -> str:
     for name in ("messages", "raw"):
         for block in _blocks(recording[name]):
             digest.update(block.tobytes())
+    for path, checksum in recording["checksums"][:]:
+        if path.startswith(b"data/"):
+            digest.update(path + checksum)
     return digest.hexdigest()
 
 
 def dataset_sha256(dataset: h5py.Dataset) -> str:
     """Return the SHA-256 of a dataset's values and attributes; lower-case hex."""
-    digest = hashlib.sha256(repr((dataset.shape, sorted(_plain_attributes(dataset)))).encode())
+    digest = _head_digest(dataset)
     for block in _blocks(dataset):
         _digest_block(digest, block)
     return digest.hexdigest()
@@ -270,9 +310,9 @@ def _copy_group(source: h5py.Group, target: h5py.Group, path: str, checksums: li
         if isinstance(found, h5py.Group):
             _copy_group(found, target.create_group(name), below, checksums)
         else:
-            copied = _copy_dataset(found, target, name)
+            checksum = _copy_dataset(found, target, name)
             if below not in _HASHED_APART:
-                checksums.append((below, dataset_sha256(copied)))
+                checksums.append((below, checksum))
 
 
 def _copy_attributes(source: Any, target: Any) -> None:
@@ -280,25 +320,47 @@ def _copy_attributes(source: Any, target: Any) -> None:
         target.attrs[key] = value
 
 
-def _copy_dataset(source: h5py.Dataset, final: h5py.Group, path: str) -> h5py.Dataset:
+def _copy_dataset(source: h5py.Dataset, final: h5py.Group, name: str) -> str:
+    """Copy a dataset as it is to be kept; return its checksum (see `dataset_sha256`)."""
     dtype = _final_dtype(source)
-    size = math.prod(source.shape) * dtype.itemsize
-    if source.shape == () or size <= _TINY_BYTES:
-        copied = final.create_dataset(path, source.shape, dtype)
-        if size:
+    row_bytes = max(1, math.prod(source.shape[1:]) * dtype.itemsize)
+    if source.shape == () or source.shape[0] * row_bytes <= _TINY_BYTES:
+        copied = final.create_dataset(name, source.shape, dtype)
+        if copied.size:
             copied[...] = source[...].astype(dtype) if dtype.kind == "S" else source[...]
-    else:
-        row_bytes = max(1, math.prod(source.shape[1:]) * dtype.itemsize)
-        rows = max(1, min(source.shape[0], _CHUNK_BYTES // row_bytes))
-        copied = final.create_dataset(
-            path, source.shape, dtype, chunks=(rows, *source.shape[1:]), compression="gzip", compression_opts=1,
-            shuffle=dtype.kind != "S", fillvalue=_fill(source, dtype),
-        )  # fmt: skip
-        step = rows * max(1, _BLOCK_BYTES // (rows * row_bytes))
-        for start in range(0, source.shape[0], step):
-            copied[start : start + step] = source[start : start + step].astype(dtype)
+        _copy_attributes(source, copied)
+        return dataset_sha256(copied)
+    rows = max(1, min(source.shape[0], _CHUNK_BYTES // row_bytes))
+    copied = final.create_dataset(
+        name, source.shape, dtype, chunks=(rows, *source.shape[1:]), fillvalue=_fill(source, dtype),
+        **_filters(source, dtype, rows, row_bytes),
+    )  # fmt: skip
     _copy_attributes(source, copied)
-    return copied
+    digest = _head_digest(copied)
+    step = rows * max(1, _BLOCK_BYTES // (rows * row_bytes))
+    for start in range(0, source.shape[0], step):
+        copied[start : start + step] = block = source[start : start + step].astype(dtype, copy=False)
+        if not _has_texts(dtype):
+            digest.update(block.tobytes())
+    return dataset_sha256(copied) if _has_texts(dtype) else digest.hexdigest()
+
+
+def _filters(source: h5py.Dataset, dtype: np.dtype[Any], rows: int, row_bytes: int) -> dict[str, Any]:
+    """Return how a dataset is compressed. For a large one a sample tells: shuffled or not, harder, or not at all.
+
+    Frames are left as they are unless they shrink to half: compressing takes longer than recording them.
+    """
+    usual = {"compression": "gzip", "compression_opts": 1, "shuffle": dtype.kind != "S"}
+    if dtype.hasobject or dtype.kind == "S" or source.shape[0] * row_bytes < _LARGE_BYTES:
+        return usual
+    middle = (source.shape[0] - rows) // 2
+    sample = np.ascontiguousarray(source[middle : middle + rows]).view("u1").reshape(-1, dtype.itemsize)
+    sample = sample[: max(1, _SAMPLE_BYTES // dtype.itemsize)]
+    size, shuffle = min((len(zlib.compress(each.tobytes(), 1)), each is not sample) for each in (sample, sample.T))
+    if size > (0.5 if row_bytes >= _FRAME_BYTES else 0.9) * sample.size:
+        return {}
+    harder = len(zlib.compress((sample.T if shuffle else sample).tobytes(), 4))
+    return {**usual, "shuffle": shuffle, "compression_opts": 4 if harder < 0.9 * size else 1}
 
 
 def _fill(source: h5py.Dataset, dtype: np.dtype[Any]) -> Any:
@@ -331,6 +393,14 @@ def _blocks(dataset: h5py.Dataset) -> Iterator[np.ndarray]:
         rows -= rows % dataset.chunks[0]
     for start in range(0, dataset.shape[0], rows):
         yield dataset[start : start + rows]
+
+
+def _head_digest(dataset: h5py.Dataset) -> hashlib._Hash:
+    return hashlib.sha256(repr((dataset.shape, sorted(_plain_attributes(dataset)))).encode())
+
+
+def _has_texts(dtype: np.dtype[Any]) -> bool:
+    return dtype.hasobject or dtype.kind == "S"
 
 
 def _digest_block(digest: Any, block: np.ndarray) -> None:

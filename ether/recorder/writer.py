@@ -33,6 +33,7 @@ from ether.recorder.account import NOBODY, Account, numbering, readings_in
 from ether.recorder.columns import Block, Group, flatten, new_dataset, write_rows
 from ether.recorder.device_clock import DeviceClock, Sample
 from ether.recorder.entries import ANSWERS_KEPT, DUP, QOS, RESENT, RETAIN, Entry, Kind, unpack
+from ether.recorder.hollow import Columns, hollowed
 from ether.recorder.layout import NONE_ID, NONE_NS
 from ether.recorder.marker import SEALER, WRITER, Marker, hold
 from ether.recorder.parts import Part, Resume, part_path
@@ -50,6 +51,10 @@ _FLUSH_BYTES = 8 << 20
 _PUBLISH_S = 2.0
 _POLL_S = 0.2
 _MOST_TOPICS = 5000
+_MANY = 1000
+"""A stream that begins with so many readings together gets larger chunks."""
+_LEAST_HOLLOW = 256
+"""Of smaller payloads nothing is left out."""
 _LAST_SAMPLES = 400
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _JSON_STARTS = frozenset(bytes([letter]) for letter in b'{["-0123456789tfn')
@@ -71,10 +76,19 @@ class _Stream:
         """Rows whose device time has been mapped for good."""
         self.fixed: dict[str, h5py.Dataset] = {}
         self.rows: list[dict[tuple[str, ...], Any]] = []
+        self._holder: tuple[int, Columns] | None = None
         self.names: list[Any] = []
         """What the columns of the parts before were called."""
         self.waiting: list[tuple[int, Block | None, np.ndarray, np.ndarray, int, int, int]] = []
         """Place in the ledger's buffer, block (None: the next of `rows`), times, device times, n, publisher, rows."""
+
+    def holder(self) -> Columns:
+        """Return the columns as what payloads may leave bytes to, as they are now."""
+        assert self.columns is not None
+        if self._holder is None or self._holder[0] != self.columns.version:
+            self._holder = self.columns.version, Columns(self.columns.group)
+        self._holder[1].forget()
+        return self._holder[1]
 
 
 class Builder:
@@ -104,7 +118,6 @@ class Builder:
         self.raw_only = set(raw_only)
         self.marker = marker
         self.account = Account()
-        self.state = "open"
         self.messages = 0
         self.ended: dict[str, Any] | None = None
         """What the last entry said, if it was an orderly end."""
@@ -243,12 +256,11 @@ class Builder:
         device = _device_ns(envelope)
         row = [
             entry.number, entry.t_recv, entry.t_mono, device, number, readings, self._topic(entry.topic), publisher,
-            NONE_ID, self._run, -1, self._raw_bytes, len(payload), crc32(payload), entry.flags & QOS, encoding, flags,
+            NONE_ID, self._run, -1, 0, 0, crc32(payload), entry.flags & QOS, encoding, flags,
         ]  # fmt: skip
         self._ledger.append(row)
         self._payloads.append(payload)
         self._payload_bytes += len(payload) + 500
-        self._raw_bytes += len(payload)
         self.messages += 1
         self._counts["recorded"] += 1
         self._counts["bytes"] += len(payload)
@@ -594,12 +606,13 @@ class Builder:
         root["format_version"] = layout.FORMAT_VERSION
         root["creator"] = "ether"
         root["part"] = self.part
+        root["state"] = "open"
         root["continued"] = False
         root["previous_sha256"] = ""
         self.file.create_group("data").attrs["NX_class"] = "NXentry"
         self.file.create_group("provenance").attrs["NX_class"] = "NXcollection"
         new_dataset(self.file, "messages", (0,), layout.LEDGER, None)
-        new_dataset(self.file, "raw", (0,), np.dtype("u1"), None, pool=True)
+        new_dataset(self.file, "raw", (0,), np.dtype("u1"), None, many=True)
 
     def flush(self) -> None:
         """Write what is buffered into the work file."""
@@ -608,12 +621,16 @@ class Builder:
                 self.marker.set(self._ledger[0][0], self._ledger[-1][0])
             for stream in self._streams.values():
                 if stream.waiting:
-                    self._flush_stream(stream)
+                    self._hollow_out(stream, self._flush_stream(stream))
+            raw_bytes = self._raw_bytes
+            for row, payload in zip(self._ledger, self._payloads, strict=True):
+                row[11], row[12] = self._raw_bytes, len(payload)
+                self._raw_bytes += len(payload)
             rows = np.array([tuple(row) for row in self._ledger], layout.LEDGER)
             write_rows(self.file["messages"], self.messages - len(rows), rows)
             pool = np.frombuffer(b"".join(self._payloads), "u1")
             if len(pool):
-                write_rows(self.file["raw"], self._raw_bytes - len(pool), pool)
+                write_rows(self.file["raw"], raw_bytes, pool)
             self._ledger, self._payloads, self._payload_bytes = [], [], 0
         for name, rows_of in self._tables.items():
             if rows_of:
@@ -624,24 +641,42 @@ class Builder:
         if self.marker is not None:
             self.marker.clear()
 
-    def _flush_stream(self, stream: _Stream) -> None:
-        """Write the waiting messages of one topic: runs of single readings together, batches one by one."""
+    def _flush_stream(self, stream: _Stream) -> list[int]:
+        """Write the waiting messages of one topic: runs of single readings together, and of batches of one form.
+
+        Return their places in the ledger's buffer.
+        """
         waiting, rows = stream.waiting, iter(stream.rows)
         stream.waiting, stream.rows = [], []
         start = 0
         while start < len(waiting):
-            end = start + 1
-            if waiting[start][1] is None:
+            end, block = start + 1, waiting[start][1]
+            if block is None:
                 while end < len(waiting) and waiting[end][1] is None:
                     end += 1
                 flat = [next(rows) for _ in range(end - start)]
                 self._write_rows(stream, waiting[start:end], flat)
             else:
-                block = waiting[start][1]
-                assert block is not None
-                if not self._write_block(stream, waiting[start:end], block):
-                    self._ledger[waiting[start][0]][16] |= layout.FLAG_UNDECODED
+                while end < len(waiting) and (following := waiting[end][1]) is not None and block.like(following):
+                    end += 1
+                self._write_batches(stream, waiting[start:end])
             start = end
+        return [each[0] for each in waiting]
+
+    def _hollow_out(self, stream: _Stream, places: list[int]) -> None:
+        """Leave out of payloads what the columns hold, where they give it back byte for byte."""
+        holder: Columns | None = None
+        for place in places:
+            row, payload = self._ledger[place], self._payloads[place]
+            if row[10] < 0 or len(payload) < _LEAST_HOLLOW or (less := hollowed(payload)) is None:
+                continue
+            holder = holder or stream.holder()
+            with contextlib.suppress(ValueError):
+                if holder.filled(less, row[10], row[5]) == payload:
+                    self._payloads[place] = less
+                    row[16] |= layout.FLAG_HOLLOW
+        if holder is not None:
+            holder.forget()
 
     def _write_rows(self, stream: _Stream, waiting: list[Any], flat: list[dict[tuple[str, ...], Any]]) -> None:
         if self._write_block(stream, waiting, Block.of_rows(flat)):
@@ -651,10 +686,17 @@ class Builder:
             if not self._write_block(stream, [one], Block.of_rows([row])):
                 self._ledger[one[0]][16] |= layout.FLAG_UNDECODED
 
+    def _write_batches(self, stream: _Stream, waiting: list[Any]) -> None:
+        if len(waiting) > 1 and self._write_block(stream, waiting, Block.joined([each[1] for each in waiting])):
+            return
+        for one in waiting:
+            if not self._write_block(stream, [one], one[1]):
+                self._ledger[one[0]][16] |= layout.FLAG_UNDECODED
+
     def _write_block(self, stream: _Stream, waiting: list[Any], block: Block) -> bool:
         """Write one block and its fixed columns; False, with nothing written, where its values do not go."""
         try:
-            columns = self._columns(stream)
+            columns = self._columns(stream, block)
             before = columns.rows
             columns.append(block)
         except OSError as exc:
@@ -677,16 +719,17 @@ class Builder:
             row += count
         return True
 
-    def _columns(self, stream: _Stream) -> Group:
+    def _columns(self, stream: _Stream, block: Block) -> Group:
         if stream.columns is None:
             group = self.file.require_group(stream.path)
             group.attrs["NX_class"] = "NXdata"
             group.attrs["topic"] = layout.text(stream.topic)
             group.attrs["axes"] = ["time"]
             group.attrs["time_indices"] = 0
-            stream.columns = Group(group, self._declared(stream.topic), stream.names)
+            many = block.rows >= _MANY
+            stream.columns = Group(group, self._declared(stream.topic), stream.names, many)
             for name, dtype in (("time", "<i8"), ("message", "<u8"), ("number", "<i8"), ("publisher", "<u4")):
-                stream.fixed[name] = new_dataset(group, name, (0,), np.dtype(dtype), None)
+                stream.fixed[name] = new_dataset(group, name, (0,), np.dtype(dtype), None, many=many)
             stream.fixed["time"].attrs["units"] = "ns"
             stream.fixed["time"].attrs["start"] = "1970-01-01T00:00:00+00:00"
             self._make_default(stream.path)
@@ -842,7 +885,7 @@ class Builder:
             file: the first file of the recording.
             reader: where the entries came from; told its damage, as far as it concerns this part.
         """
-        self.state = "sealed" if self.rolled or self.ended is not None else "recovered"
+        state = "sealed" if self.rolled or self.ended is not None else "recovered"
         if not self.rolled:
             self._close_calls()
             last_ns = self._before_ns if self._last_ns == NONE_NS else self._last_ns
@@ -856,7 +899,7 @@ class Builder:
         told = [str(each) for each in damage if each.proven]
         return Part(
             self.part, self.path, part_path(file, self.part), self._start, self._next if self.rolled else None,
-            self.messages, told, self.carry() if self.rolled else None,
+            self.messages, told, self.carry() if self.rolled else None, state,
         )  # fmt: skip
 
     def checkpoint(self) -> None:
@@ -867,7 +910,6 @@ class Builder:
         self.flush()
         self._write_accounts()
         root = self.file.attrs
-        root["state"] = self.state
         root["ended"] = _ending(self.ended)
         root["messages"] = self.messages
         root["first_ns"] = self._first_ns
@@ -994,11 +1036,21 @@ class Writer:
 
     def _roll(self) -> None:
         """Finish this part, have it sealed, and begin the next."""
-        self._publish()  # whoever reads meanwhile finds all of it
-        part = self._builder.finish(self.file, self._reader)
+        part = self._given_away(self._builder.finish(self.file, self._reader))
         self._sealer.add({**part.as_orders(), "journal": str(self.journal)})
         self._builder = self._build(part.following(), self._builder.raw_only)
         self._published = -math.inf  # whoever looks for the new part should find it soon
+
+    def _given_away(self, part: Part) -> Part:
+        """Let readers have the work file itself while it is sealed: nobody writes it any more."""
+        with open(part.work, "r+b") as file:
+            os.fsync(file.fileno())
+        try:
+            part.work.replace(part.target)
+        except PermissionError:  # Windows, while somebody reads what is public so far
+            return part
+        sync_directory(part.target.parent)
+        return part._replace(work=part.target)
 
     def _maybe_publish(self) -> None:
         if self._builder.dirty and clock.monotonic() - self._published >= self._publish_every:

@@ -195,13 +195,13 @@ class FaultBench:
         process.give_orders(child, orders)
         self.children[name] = child
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, file: Path | None = None) -> None:
         if name == "broker":
             self.broker.start()
-        elif name == "recorder":
+        elif "recorder" in name:
             self._spawn(
-                "recorder", "ether.recorder.ingest",
-                {"url": self.url, "file": str(self.file), "topics": ["#"], "exclude": [], "log_level": "INFO",
+                name, "ether.recorder.ingest",
+                {"url": self.url, "file": str(file or self.file), "topics": ["#"], "exclude": [], "log_level": "INFO",
                  "session": {"id": "s1", "name": "faults"}, "max_segment_bytes": 1 << 20, "start_timeout": 60.0},
             )  # fmt: skip
         else:
@@ -222,9 +222,9 @@ class FaultBench:
             self.broker.kill()
             return
         self.children[name].kill()
-        self._bury(name)
+        self.bury(name)
 
-    def _bury(self, name: str, within: float = 60.0) -> int:
+    def bury(self, name: str, within: float = 60.0) -> int:
         child = self.children.pop(name)
         code = child.wait(within)
         assert child.stdin is not None
@@ -322,18 +322,18 @@ class FaultBench:
             return child.poll() is not None
 
         wait_until(ended, f"the end of the {name}", 120.0)
-        return self._bury(name)
+        return self.bury(name)
 
-    def verify(self) -> dict[str, Any]:
+    def verify(self, file: Path | None = None) -> dict[str, Any]:
         done = subprocess.run(
-            [sys.executable, "-m", "ether.cli", "verify", "--json", str(self.file)],
+            [sys.executable, "-m", "ether.cli", "verify", "--json", str(file or self.file)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         report: dict[str, Any] = json.loads(done.stdout)
         assert done.returncode == (0 if report["complete"] else 5), done.stderr
         return report
 
-    def compare(self, report: dict[str, Any]) -> None:
+    def compare(self, report: dict[str, Any], file: Path | None = None) -> None:
         """Every message counted as published is in the file once; nothing else is; and the report says so."""
         tallies = sorted(
             (tally["topic"], tally["stored"], tally["received"], tally["last"] + 1, tally["missing"])
@@ -341,14 +341,14 @@ class FaultBench:
             if tally["topic"] in TOPICS
         )
         expected = []
-        with open_recording(self.file) as recording:
+        with open_recording(file or self.file) as recording:
             for topic in TOPICS:
                 table = recording[topic]
                 starts, numbers = np.asarray(table["start"]).astype(str), np.asarray(table["i"])
-                for file in self.folder.glob(f"sent-{topic.rpartition('/')[2]}-*"):
-                    start = file.name.split("-", 2)[2]
+                for counted in self.folder.glob(f"sent-{topic.rpartition('/')[2]}-*"):
+                    start = counted.name.split("-", 2)[2]
                     stored = np.sort(numbers[starts == start])
-                    marks = file.read_bytes()
+                    marks = counted.read_bytes()
                     tried, done = marks.count(b"+"), marks.count(b"=")
                     assert done <= len(stored) <= tried, f"{topic} of {start}: {done}, {len(stored)}, {tried}"
                     assert stored.tolist() == list(range(len(stored))), f"{topic} of {start}: not each once"
@@ -370,7 +370,7 @@ class FaultBench:
         for name, child in list(self.children.items()):
             child.send_signal(signal.SIGCONT)
             child.kill()
-            self._bury(name)
+            self.bury(name)
         self._watch.close(0.5)
         if self.cutter is not None:
             self.cutter.close()

@@ -61,6 +61,26 @@ def test_whatever_dies_every_message_is_recorded_once(bench: FaultBench, schedul
     tell(bench.figures(bench.end()))
 
 
+def test_two_recorders_in_one_namespace_have_everything_each(bench: FaultBench, tmp_path: Path, capfd, tell) -> None:
+    other = tmp_path / "other.h5"
+    bench.start("recorder")
+    bench.start("second recorder", other)
+    bench.start("witness")
+    bench.more_sent(200)
+    bench.start("third recorder", bench.file)  # one file is for one of them
+    assert bench.bury("third recorder") == 1
+    bench.kill("recorder")
+    bench.start("recorder")
+    bench.more_sent(200)
+
+    report = bench.end()  # the command to stop is for both
+
+    assert bench.bury("second recorder") == 0
+    bench.compare(bench.verify(other), other)
+    assert "another process writes this journal" in capfd.readouterr().err
+    tell(bench.figures(report))
+
+
 def test_connections_cut_at_any_byte_cost_nothing(bench: FaultBench, tell) -> None:
     cuts = BATCH * BATCHES or 12
     bench.cut_connections(cuts)

@@ -109,20 +109,21 @@ def test_nothing_is_acknowledged_or_confirmed_before_its_sync(tmp_path: Path, mo
     assert sorted(each for what, ids in desk.done if what == "acknowledge" for each in ids) == list(range(1, 201))
 
 
-def test_a_failing_disk_is_an_alarm_and_ends_by_itself(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.EIO, errno.EROFS], ids=["failing", "turned read-only"])
+def test_a_failing_disk_is_an_alarm_and_ends_by_itself(desk: Desk, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = threading.Event()
     broken.set()
     real = os.fsync
 
     def fail(fd: int) -> None:
         if broken.is_set():
-            raise OSError(errno.EIO, "Input/output error")
+            raise OSError(code, os.strerror(code))
         real(fd)
 
     monkeypatch.setattr(journal_module, "sync_data", fail)
     monkeypatch.setattr(ingest_module, "_RETRY_S", 0.05)
     desk.take(reading(0), 1)
-    assert "Input/output error" in desk.wait("trouble")
+    assert os.strerror(code) in desk.wait("trouble")
     assert not [what for what, _ in desk.done if what in ("acknowledge", "confirm")]
     broken.clear()
 

@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 SOAK_ROUNDS ?= 200
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: help demo test soak check bench bench-broker bench-recorder fuzz lock wheel clean
+.PHONY: help demo test soak check bench bench-broker bench-chaos bench-recorder fuzz lock wheel clean
 
 help:
 	@echo "make demo    install into $(VENV), run a small session, show and verify its recording"
@@ -17,6 +17,7 @@ help:
 	@echo "make soak    hours of faults (SOAK_ROUNDS=200 of each)"
 	@echo "make check   style, types and import floors"
 	@echo "make bench   measure against peers"
+	@echo "make bench-chaos   five minutes of kills, stops and cuts (BENCH_ARGS='--minutes 1 --seed 2' chooses)"
 	@echo "make bench-broker   measure the brokers only (BENCH_ARGS='--case QoS' chooses)"
 	@echo "make bench-recorder   measure the recorder only (BENCH_ARGS='--case rows --rows 1000000' chooses)"
 	@echo "make wheel   build the wheel into dist/"
@@ -55,8 +56,12 @@ bench-broker: $(VENV)/.bench
 bench-recorder: $(VENV)/.bench
 	$(BIN)/python benchmarks/recorder.py $(BENCH_ARGS)
 
+bench-chaos: $(VENV)/.bench
+	$(BIN)/python benchmarks/chaos.py $(BENCH_ARGS)
+
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/supervision.py
 	$(BIN)/python benchmarks/messages.py $(BENCH_ARGS)
 	$(BIN)/python benchmarks/recorder.py
 	$(BIN)/python benchmarks/broker.py --repeats 1

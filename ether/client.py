@@ -374,13 +374,19 @@ class Client:
 
     def wait_until_ready(self, name: str, timeout: float) -> bool:
         """Wait for one instance to be ready, without watching all the others."""
-        self.connection.subscribe([topics.status(name)])
+        topic = topics.status(name)
+        only_now = not self._watching and not self.connection.subscribed(topic)
+        self.connection.subscribe([topic])
 
         def ready() -> bool:
             status = self.statuses.get(name)
             return status is not None and status.state in (State.READY, State.ALERT)
 
-        return self.wait_for(ready, timeout)
+        try:
+            return self.wait_for(ready, timeout)
+        finally:
+            if only_now:  # fifty instances need not hear it again and again
+                self.connection.unsubscribe([topic])
 
     def lives(self, name: str) -> bool:
         """Return whether it repeats its status as it promised: a retained one may be of the dead.

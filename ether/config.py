@@ -664,7 +664,7 @@ class Restart(_Section):
     max: Annotated[Whole, Field(ge=0)] = Field(default=5, description="At most so many restarts within `within`.")
     within: Duration = Field(default=300.0, description="The window of `max`.")
     backoff: Annotated[list[Duration], Field(min_length=2, max_length=2)] = Field(
-        default=[1.0, 30.0], description="First and longest wait before a restart; doubled in between."
+        default=[0.2, 30.0], description="First and longest wait before a restart; four times as long each time."
     )
 
     @classmethod

@@ -551,6 +551,8 @@ class Instance:
         found: dict[str, float] = {"queued": self._queue.qsize(), "dropped": 0, "skipped": 0}
         for _, _, inbox in self._inboxes:
             found["skipped" if inbox.policy == "latest" else "dropped"] += inbox.dropped
+        if (busy := self._busy) is not None and (lasts := int(clock.monotonic() - busy[1])):
+            found["busy_s"] = lasts
         times = sorted(self._times.copy())
         if times:
             found["handle_ms_p50"] = round(times[len(times) // 2] * 1e3, 3)

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 LOST_CONNECTION = "connection lost"
 """Detail of a last will."""
+_LOOK_S = 2.0
+"""So often a member looks whether what it counts has changed."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -75,7 +77,7 @@ class Member:
     """One named client. Its status and description are announced at every (re)connect and repeated as a heartbeat."""
 
     def __init__(
-        self, url: str, name: str, *, namespace: str = "", boot: str | None = None, every: float = 2.0,
+        self, url: str, name: str, *, namespace: str = "", boot: str | None = None, every: float = 6.0,
         connect: Callable[..., Connection] = Connection, **options: Any,
     ) -> None:  # fmt: skip
         """Prepare; nothing is sent before `open`.
@@ -85,7 +87,8 @@ class Member:
             name: unique in the namespace.
             namespace: put before every topic.
             boot: boot id; a new one by default.
-            every: seconds between repeated statuses; a watcher takes silence of three times that for a loss.
+            every: seconds after which a status is repeated at the latest; a watcher takes silence of three times that
+                for a loss. What it counts is told after two seconds where that has changed.
             connect: makes the connection.
             options: for `Connection`: persistent, manual_ack, tls, client_id.
         """
@@ -104,6 +107,8 @@ class Member:
         self._about_overwritten = False
         self._status_topic, self._about_topic = topics.status(name), topics.about(name)
         self._status = Status(State.INIT, self.boot, clock.now(), every=every)
+        self._told: dict[str, float] = {}
+        self._told_at = 0.0
         self._announcing = threading.RLock()
         self._closed = threading.Event()
         will = Status(State.LOST, self.boot, detail=LOST_CONNECTION)
@@ -180,11 +185,17 @@ class Member:
             self.outbox.renew()
         self.on_up(session_present)
 
-    def _announce_status(self) -> None:
+    def _announce_status(self, unless_known_for: float = 0.0) -> None:
+        """Announce it; not where so many seconds have not passed, and nothing has changed, since it was."""
         with self._announcing:
             if self._closed.is_set():
                 return
-            counts = {key: count for key, count in {**self.counts, **self.describe(), **_usage()}.items() if count}
+            counts = {**self.counts, **self.describe()}
+            now = clock.monotonic()
+            if counts == self._told and now - self._told_at < unless_known_for:
+                return
+            self._told, self._told_at = counts, now
+            counts = {key: count for key, count in {**counts, **_usage()}.items() if count}
             status = replace(self._status, counts=counts)
             if self.connection.connected or self.connection.in_network_thread:
                 self.connection.publish(topics.status(self.name), _status_json(status), 1, retain=True)
@@ -212,15 +223,16 @@ class Member:
         return self.on_message(message, receipt)
 
     def _beat(self) -> None:
-        every = self._status.every or 2.0
-        while not clock.wait_for(self._closed, every):
+        every = self._status.every or _LOOK_S
+        look_every = min(every, _LOOK_S)
+        while not clock.wait_for(self._closed, look_every):
             with contextlib.suppress(EtherError):  # closed meanwhile
                 if self.connection.connected:
                     with self._announcing:
                         if self._about_overwritten and not self._closed.is_set():  # rule 5, at this pace
                             self._about_overwritten = False
                             self._announce_about()
-                    self._announce_status()
+                    self._announce_status(every - look_every / 2)  # the next look would be too late
 
 
 def _usage() -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Metrics: what the statuses of a session say, as Prometheus asks for it, over HTTP on loopback.
 
-Nothing is counted here: members count, and tell it every two seconds.
+Nothing is counted here: members count, and tell it within two seconds.
 """
 
 from __future__ import annotations

@@ -35,6 +35,8 @@ _WINDOW_QOS_2 = 10  # Mosquitto as it is delivered silently drops QoS 2 messages
 _BACKOFF_S = (0.1, 1.5)
 """First and longest wait before another attempt: a broker that comes back has everybody back within two seconds."""
 _ASK_AGAIN_S = (0.5, 30.0)
+_LOOP_S = 2.5
+"""So often the network thread looks whether a ping is due; everything else wakes it."""
 _READ_AHEAD = 256 * 1024
 _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
@@ -213,16 +215,16 @@ class _Client(Client):
         elif len(self._in_flight) <= self.direct:
             self.write_now()
         elif idle:  # a burst: the network thread joins packets into few writes
-            self._wake()
+            self.wake()
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def write_now(self) -> None:
         """Write what is queued from this thread; what the socket does not take is the network thread's to send."""
         self._packet_write()  # an error here is met again, and handled, by the network thread's read
         if self._out_packet:
-            self._wake()
+            self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
         if self._sockpairW is not None:
             try:
                 self._sockpairW.send(b"\0")
@@ -439,6 +441,10 @@ class Connection:
             self._asked[packet_id] = list(filters)
         return rc, packet_id
 
+    def subscribed(self, topic_filter: str) -> bool:
+        """Return whether a filter is subscribed, or will be once we are connected."""
+        return topic_filter in self._filters
+
     def unsubscribe(self, filters: Iterable[str]) -> None:
         """Unsubscribe; returns when the broker has confirmed it."""
         removed = [topic_filter for topic_filter in filters if self._filters.pop(topic_filter, None) is not None]
@@ -544,6 +550,7 @@ class Connection:
         self._closing.set()
         if self.connected:
             self._client.disconnect()
+        self._client.wake()
         if self._thread is not None and not self.in_network_thread:
             self._thread.join(max(timeout, 1.0))
         return flushed
@@ -558,7 +565,7 @@ class Connection:
             except (OSError, ValueError) as exc:
                 self._trouble = str(exc) or type(exc).__name__
             else:
-                while self._client.loop(timeout=0.1 if self._refused else 1.0) == MQTTErrorCode.MQTT_ERR_SUCCESS:
+                while self._client.loop(timeout=0.1 if self._refused else _LOOP_S) == MQTTErrorCode.MQTT_ERR_SUCCESS:
                     delay = _BACKOFF_S[0] if self.connected else delay
                     self._ask_again()
                     if self._closing.is_set() and not self._client.is_connected():

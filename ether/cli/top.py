@@ -31,7 +31,7 @@ __all__ = ["Frame", "Rates", "screen", "top"]
 _EVERY_S = 1.0
 _KEYS_S = 0.1
 _BEATS_S = 5.0
-"""Members tell what they count every two seconds; two of that are a rate."""
+"""Members tell what they count every two seconds while it changes; two of that are a rate."""
 _SHORTEST_S = 0.5
 """Two statuses that came closer to each other say nothing of a rate."""
 _ALARMS_SHOWN = 5

@@ -55,7 +55,8 @@ class Lab:
         """Prepare; the session begins with the ``with`` block, or with `tap`.
 
         Args:
-            config: as of `ether.tap`; ``broker:`` and ``record:`` are left out of account.
+            config: as of `ether.tap`; ``broker:``, ``record:`` and what speaks with foreign devices are left out of
+                account.
             patience_s: real seconds that a method may take; then `Stuck` says where it stands.
         """
         self.clock = FakeClock(patience_s=patience_s)
@@ -321,6 +322,10 @@ class _Host(Host):
 
     def _new_log(self) -> SessionLog:
         return SessionLog(self.config.session.name, self.id, self.config.named(), on_disk=False)
+
+    def _spawn_conveyors(self) -> dict[str, Child]:
+        """Nobody converts foreign topics; a test publishes what comes of them."""
+        return {}
 
     def _needs_pickle(self, instance: InstanceConfig) -> bool:
         return False

@@ -76,6 +76,35 @@ def wait_until(condition: Callable[[], Any], what: str, within: float = 60.0) ->
     return found
 
 
+def compare(folder: Path, file: Path, report: dict[str, Any]) -> None:
+    """Assert that every message counted as published is in the file once, and nothing else, and the report says so."""
+    tallies = sorted(
+        (tally["topic"], tally["stored"], tally["received"], tally["last"] + 1, tally["missing"])
+        for tally in report["tallies"]
+        if tally["topic"] in TOPICS
+    )
+    expected = []
+    with open_recording(file) as recording:
+        for topic in TOPICS:
+            table = recording[topic]
+            starts, numbers = np.asarray(table["start"]).astype(str), np.asarray(table["i"])
+            for counted in folder.glob(f"sent-{topic.rpartition('/')[2]}-*"):
+                start = counted.name.split("-", 2)[2]
+                stored = np.sort(numbers[starts == start])
+                marks = counted.read_bytes()
+                tried, done = marks.count(b"+"), marks.count(b"=")
+                assert done <= len(stored) <= tried, f"{topic} of {start}: {done}, {len(stored)}, {tried}"
+                assert stored.tolist() == list(range(len(stored))), f"{topic} of {start}: not each once"
+                if len(stored):
+                    expected.append((topic, len(stored), len(stored), len(stored), 0))
+            known = {counted.name.split("-", 2)[2] for counted in folder.glob("sent-*")}
+            assert set(starts.tolist()) <= known
+    assert tallies == sorted(expected)
+    assert report["damage"] == []
+    assert report["unproven"] == []
+    assert report["complete"] is True
+
+
 class Cutter:
     """A TCP proxy that cuts each connection, in the middle of a packet, after a random number of bytes."""
 
@@ -308,7 +337,7 @@ class FaultBench:
         assert self.stop("recorder") == 0
         assert not journal_folder(self.file).exists()
         report = self.verify()
-        self.compare(report)
+        compare(self.folder, self.file, report)
         return report
 
     def stop(self, name: str) -> int:
@@ -332,34 +361,6 @@ class FaultBench:
         report: dict[str, Any] = json.loads(done.stdout)
         assert done.returncode == (0 if report["complete"] else 5), done.stderr
         return report
-
-    def compare(self, report: dict[str, Any], file: Path | None = None) -> None:
-        """Every message counted as published is in the file once; nothing else is; and the report says so."""
-        tallies = sorted(
-            (tally["topic"], tally["stored"], tally["received"], tally["last"] + 1, tally["missing"])
-            for tally in report["tallies"]
-            if tally["topic"] in TOPICS
-        )
-        expected = []
-        with open_recording(file or self.file) as recording:
-            for topic in TOPICS:
-                table = recording[topic]
-                starts, numbers = np.asarray(table["start"]).astype(str), np.asarray(table["i"])
-                for counted in self.folder.glob(f"sent-{topic.rpartition('/')[2]}-*"):
-                    start = counted.name.split("-", 2)[2]
-                    stored = np.sort(numbers[starts == start])
-                    marks = counted.read_bytes()
-                    tried, done = marks.count(b"+"), marks.count(b"=")
-                    assert done <= len(stored) <= tried, f"{topic} of {start}: {done}, {len(stored)}, {tried}"
-                    assert stored.tolist() == list(range(len(stored))), f"{topic} of {start}: not each once"
-                    if len(stored):
-                        expected.append((topic, len(stored), len(stored), len(stored), 0))
-                known = {file.name.split("-", 2)[2] for file in self.folder.glob("sent-*")}
-                assert set(starts.tolist()) <= known
-        assert tallies == sorted(expected)
-        assert report["damage"] == []
-        assert report["unproven"] == []
-        assert report["complete"] is True
 
     def figures(self, report: dict[str, Any]) -> dict[str, Any]:
         stored = sum(tally["stored"] for tally in report["tallies"])

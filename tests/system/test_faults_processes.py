@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_parts import FaultBench
+from fault_parts import FaultBench, compare
 
 KINDS = ("recorder", "witness", "broker", "pair", "clock", "stop")
 BATCH = 20
@@ -76,7 +76,7 @@ def test_two_recorders_in_one_namespace_have_everything_each(bench: FaultBench, 
     report = bench.end()  # the command to stop is for both
 
     assert bench.bury("second recorder") == 0
-    bench.compare(bench.verify(other), other)
+    compare(bench.folder, other, bench.verify(other))
     assert "another process writes this journal" in capfd.readouterr().err
     tell(bench.figures(report))
 

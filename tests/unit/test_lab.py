@@ -481,3 +481,36 @@ def test_a_name_that_does_not_exist_is_told_with_the_nearest(oven):
     for ask in (oven.state, oven.crash, oven.cut_network):
         with pytest.raises(SessionError, match=r"did you mean `oven`\?"):
             ask("ovne")
+
+
+def test_what_needs_a_process_of_its_own_is_left_out():
+    config = {
+        "broker": {"url": "mqtts://production:8883"}, "record": "on", "metrics": 9100,
+        "ingest": ["tasmota"],
+        "instances": {"oven": {"class_path": Oven}},
+    }  # fmt: skip
+    with Lab(config) as lab:
+        lab.start()
+
+        assert lab.instances().keys() == {"oven", "session"}
+
+
+def test_whoever_has_nothing_new_to_tell_repeats_its_status_less_often(oven):
+    with_news = len(oven.messages("ether/status/oven"))
+    oven.advance(60)
+    assert len(oven.messages("ether/status/oven")) - with_news == 30  # it counts what it publishes
+
+    oven.call("oven", "where")
+    idle = len(oven.messages("ether/status/session"))
+    oven.advance(60)
+    assert len(oven.messages("ether/status/session")) - idle == 10
+
+
+def test_a_status_tells_for_how_long_a_method_has_been_running():
+    with _lab(slow=Slow) as lab:
+        ether.get_later("slow", "sleeps", seconds=30)
+        lab.advance(15)
+
+        assert 13 <= lab.instances()["slow"].counts["busy_s"] <= 15
+        lab.advance(25)
+        assert "busy_s" not in lab.instances()["slow"].counts

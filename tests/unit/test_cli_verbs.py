@@ -71,10 +71,9 @@ def test_check_tells_all_problems_and_exits_3(capsys: pytest.CaptureFixture[str]
 
     assert main(["check", "a.yaml"]) == 3
 
-    assert capsys.readouterr().err.splitlines() == [
-        "ether: a.yaml:2:42: instances.oven.perid: unknown key; arguments of the class go under `kwargs`",
-        "ether: a.yaml:3:1: extra: unknown key; known here: session, broker, record, registry, instances, expect, metrics",
-    ]
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "ether: a.yaml:2:42: instances.oven.perid: unknown key; arguments of the class go under `kwargs`"
+    assert second.startswith("ether: a.yaml:3:1: extra: unknown key; known here: session, broker, record, ")
 
 
 def test_check_looks_at_the_classes_too_and_at_overrides(capsys: pytest.CaptureFixture[str]) -> None:

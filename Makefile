@@ -90,7 +90,8 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.test $(VENV)/.check $(VENV)/.bench $(VENV)/.build: $(VENV)/.%: $(VENV)/.installed
+$(VENV)/.test $(VENV)/.check $(VENV)/.bench $(VENV)/.build: $(VENV)/.%: $(VENV)/.installed tests/hardware/requirements.txt
 	$(PIP) --upgrade 'pip>=25.1'
 	$(PIP) --group $*
+	$(PIP) --no-deps --require-hashes -r tests/hardware/requirements.txt
 	@touch $@

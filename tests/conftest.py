@@ -279,11 +279,15 @@ def mosquitto() -> str:
     return _mosquitto()
 
 
-@pytest.fixture
-def free_port() -> int:
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def free_port() -> int:
+    return _free_port()
 
 
 @pytest.fixture(params=["embedded", "mosquitto"])
@@ -292,6 +296,23 @@ def broker_kind(request: pytest.FixtureRequest) -> str:
     if request.param == "mosquitto":
         _mosquitto()
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def start_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], BrokerProcess]]:
+    """Start brokers that belong to no session, by their kind; killed with the module."""
+    started: list[BrokerProcess] = []
+
+    def start(kind: str) -> BrokerProcess:
+        if kind == "mosquitto":
+            _mosquitto()
+        started.append(BrokerProcess(kind, tmp_path_factory.mktemp("broker"), _free_port()))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
 
 
 @pytest.fixture
@@ -452,18 +473,24 @@ def ether(workdir: Path, nothing_left: None) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """One private session for a whole module of tests that add their own objects to it."""
-    from ether import ether as hold
-
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The working directory, and a machine of its own, of what a whole module of tests shares."""
     with pytest.MonkeyPatch.context() as patch:
         place = tmp_path_factory.mktemp("shared")
         _set_up_machine(place, patch)
         patch.chdir(place)
-        hold.tap({"broker": "embedded", "record": "off", "session": {"stop_timeout": "5s"}})
-        hold.start()
-        yield hold
-        hold.shutdown()
+        yield place
+
+
+@pytest.fixture(scope="module")
+def shared(place: Path) -> Iterator[Any]:
+    """One private session for a whole module of tests that add their own objects to it."""
+    from ether import ether as hold
+
+    hold.tap({"broker": "embedded", "record": "off", "session": {"stop_timeout": "5s"}})
+    hold.start()
+    yield hold
+    hold.shutdown()
 
 
 @pytest.fixture

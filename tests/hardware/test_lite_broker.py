@@ -1,0 +1,135 @@
+"""Boards in a MicroPython of 32 KB, on real brokers, into a recording: whatever happens, it has every reading once.
+
+One session for each broker: it is killed and stays away for 2 s, the recorder for 3 s more; Mosquitto freezes later.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from ether.recorder.reader import open_recording
+from ether.recorder.verify import verify
+
+pytestmark = pytest.mark.timeout(120)
+
+FAST = {"keepalive": 2, "every": 2, "buffer": 400}
+
+
+class Story:
+    """What boards and their session went through, and what is known of it afterwards."""
+
+    def __init__(self, kind: str, place: Any, start_broker: Any, start_board: Any, until: Any) -> None:
+        from ether import ether
+
+        self.until = until
+        self.broker = start_broker(kind)
+        self.seen: dict[str, list[Any]] = {}
+        panel = {"class_path": "lab_parts.Fragile"}
+        ether.tap({"broker": self.broker.url, "session": {"stop_timeout": "10s"}, "instances": {"panel": panel}})
+        try:
+            ether.start()
+            subscription = ether.subscribe("keeps/#", lambda each: self.seen.setdefault(each.topic, []).append(each))
+            self.play(ether, start_board)
+            self.instances = ether.instances()
+            subscription.stop()
+        finally:
+            self.summary = ether.shutdown()
+        report = verify(self.summary.recording)
+        self.tallies = {tally.topic: tally for tally in report.tallies}
+        self.report = report
+
+    def play(self, ether: Any, start_board: Any) -> None:
+        port = self.broker.port
+        kept = {"port": port, "total": 130, "before_wrap": 4000, "pid": 65529, "options": {**FAST, "ring": 64}}
+        self.boards = {
+            "keeps": start_board(name="keeps", **kept),
+            "drops": start_board(name="drops", port=port, total=280, every=0.04, options={**FAST, "ring": 12}),
+            "dies": start_board(name="dies", port=port, total=10_000, options=FAST),
+        }
+        self.until(lambda: all(name in ether.instances() for name in self.boards), 20, "the boards")
+        self.until(lambda: len(self.seen.get("keeps/count", "")) > 3, 20, "readings")
+        self.boards["dies"].kill()
+        self.until(lambda: ether.instances()["dies"].state == "lost", 10, "its will")
+        self.restart(ether)
+        self.until(lambda: np.max(self.seen["keeps/count"][-1].fields["value"]) > 60, 20, "readings after the restart")
+        if self.broker.kind == "mosquitto":
+            self.freeze()
+        for _ in range(25):
+            if self.seen.get("keeps/lit"):
+                break
+            ether._client.connection.publish("keeps/led", b"true")
+            time.sleep(0.2)  # it may not be back yet; then nobody has heard it
+        self.reports = {name: self.boards[name].report() for name in ("keeps", "drops")}
+
+    def restart(self, ether: Any) -> None:
+        recorder = psutil.Process(ether.instances()["recorder"].pid)
+        recorder.suspend()
+        self.broker.kill()
+        time.sleep(2)  # the outage that is to be survived, and so is the next
+        self.broker.start()
+        time.sleep(3)
+        recorder.resume()
+
+    def freeze(self) -> None:
+        os.kill(self.broker.process.pid, signal.SIGSTOP)
+        time.sleep(2.5)  # longer than the boards' keepalive
+        os.kill(self.broker.process.pid, signal.SIGCONT)
+
+
+@pytest.fixture(scope="module", params=["embedded", "mosquitto"])
+def story(request, place, start_broker, start_board, until):
+    return Story(request.param, place, start_broker, start_board, until)
+
+
+def test_nothing_is_missing_and_nothing_twice_over_restart_and_freeze(story):
+    tally = story.tallies["keeps/count"]
+
+    assert story.summary.problems == ()
+    assert (story.reports["keeps"]["taken"], tally.first, tally.last) == (130, 0, 129)
+    assert (tally.stored, tally.missing) == (130, 0)
+    assert story.reports["keeps"]["connections"] > (2 if story.broker.kind == "mosquitto" else 1)
+    assert set(story.reports["keeps"]["counts"]) <= {"missed"}  # a busy machine comes too late for some samples
+
+
+def test_what_a_full_ring_dropped_is_reported_as_what_is_missing(story):
+    tally = story.tallies["drops/count"]
+    (said,) = [each for each in story.report.reported if each["publisher"] == "drops"]
+
+    assert story.reports["drops"]["taken"] == 280
+    assert (tally.stored + tally.missing, tally.missing) == (280, story.reports["drops"]["counts"]["dropped"])
+    assert said["dropped"] == tally.missing > 50  # the outage was far longer than the ring
+
+
+def test_nothing_waits_for_the_network(story):
+    """A client that waits does so for the length of an outage; 50 ms alone, and ten times that under load."""
+    assert max(story.reports[name]["worst_ms"] for name in story.reports) < 500
+
+
+def test_commands_come_after_restart_and_freeze(story):
+    assert story.seen["keeps/lit"][0].fields == {"value": True}
+
+
+def test_packet_ids_and_ticks_start_over(story):
+    assert story.reports["keeps"]["pid"] < 30_000  # it began at 65530
+    with open_recording(story.summary.recording) as recording:
+        stream = recording["keeps/count"]
+        order = np.argsort(stream.values("value")[0])  # what is sent again comes behind what is new
+        steps = np.diff(stream.time_device[order]) / 1e6
+    assert (steps > 0).all()
+    assert steps.max() < 1000
+
+
+def test_board_is_a_member(story):
+    keeps, dies = story.instances["keeps"], story.instances["dies"]
+
+    assert dies.state == "lost"
+    assert (keeps.state, keeps.class_name, keeps.about.outbox) == ("disconnected", "Board", "memory")
+    assert keeps.about.publishes["keeps/count"] == {"fields": {"value": {"type": "integer"}}, "every": 0.1}
+    assert keeps.about.subscribes == {"keeps/led": {"fields": {"value": {"type": "boolean"}}, "methods": ["led"]}}

@@ -1,0 +1,75 @@
+"""`ether_lite` without a broker: its size, the bytes of the vectors, and whatever may come in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "hardware" / "micropython"
+PARTS = ROOT / "tests" / "parts"
+VECTORS = ROOT / "hardware" / "vectors"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+WASM = CACHE / "ether-test" / "node_modules" / "@micropython" / "micropython-webassembly-pyscript"
+
+
+def compiled_size(mpy_cross, level, tmp_path):
+    target = tmp_path / "ether_lite.mpy"
+    source = SOURCES / "ether_lite.py"
+    subprocess.run([mpy_cross, level, "-s", source.name, str(source), "-o", str(target)], check=True)
+    return target.stat().st_size
+
+
+def test_compiled_size(compiled, mpy_cross, tmp_path):
+    assert (compiled / "ether_lite.mpy").stat().st_size <= 6_656
+    assert (compiled / "ether_block.mpy").stat().st_size <= 2_048
+    assert compiled_size(mpy_cross, "-O2", tmp_path) <= 7_300  # with the numbers of lines
+
+
+def test_heap_on_32_bit(compiled, missing):
+    """Import and an instance with a ring of 64, in MicroPython compiled to WebAssembly."""
+    if not (WASM / "micropython.mjs").exists() or shutil.which("node") is None:
+        missing("npm's micropython-webassembly-pyscript")
+    (line,) = run(["node", str(PARTS / "lite_heap.mjs"), str(WASM), str(compiled)])
+
+    assert sum(json.loads(line)) <= 12 * 1024
+
+
+def run(command, **env):
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def vectors_in_files():
+    return sum(len(json.loads((VECTORS / f"{name}.json").read_text())) for name in ("outgoing", "incoming", "packets"))
+
+
+def test_vectors_in_micropython(micropython, compiled):
+    lines = run([micropython, str(PARTS / "lite_vectors.py"), str(VECTORS)], MICROPYPATH=f"{compiled}:.frozen")
+
+    assert lines == [f"checked {vectors_in_files()}"]
+
+
+def test_vectors_in_cpython():
+    lines = run([sys.executable, str(PARTS / "lite_vectors.py"), str(VECTORS)], PYTHONPATH=str(SOURCES))
+
+    assert lines == [f"checked {vectors_in_files()}"]
+
+
+def test_a_hundred_thousand_damaged_packets_stop_nothing(micropython, compiled):
+    lines = run([micropython, str(PARTS / "lite_fuzz.py"), "100000"], MICROPYPATH=f"{compiled}:.frozen")
+
+    assert lines[-1].startswith("survived 100000 ")
+
+
+def test_soak_of_twenty_thousand_messages_does_not_grow(micropython, compiled):
+    lines = run([micropython, "-X", "heapsize=48k", str(PARTS / "lite_soak.py")], MICROPYPATH=f"{compiled}:.frozen")
+
+    found = json.loads(lines[-1])
+    assert (found["sent"], found["counts"]) == (20_000, {})
+    assert found["growth"] < 512

@@ -17,9 +17,10 @@ name, total = given["name"], given["total"]
 
 
 class Board:
-    """Publishes 0, 1, 2 …"""
+    """Publishes 0, 1, 2 … until it has `total`, or its light is switched off."""
 
     taken = 0
+    on = None
 
     @ether_pub(topic=name + "/count", every=given["every"], type=int)
     def count(self):
@@ -29,6 +30,7 @@ class Board:
     @ether_sub(topic=name + "/led", type=bool)
     @ether_pub(topic=name + "/lit", keep="last")
     def led(self, on):
+        self.on = on
         return on
 
 
@@ -51,7 +53,7 @@ device._pid = given.get("pid", 0)
 worst = connections = 0
 link = None
 gc.collect()
-while board.taken < total:
+while board.taken < total and board.on is not False:
     started = ticks_ms()
     device.poll()
     worst = max(worst, ticks_ms() - started)

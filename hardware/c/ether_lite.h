@@ -33,7 +33,7 @@
 #define ETHER_TX 160 /* bytes of the longest message that can be sent; what is longer in the ring goes in several */
 #endif
 #ifndef ETHER_RING
-#define ETHER_RING 168 /* bytes for readings that are not recorded yet; each takes 12 and its text, rounded up to 4 */
+#define ETHER_RING 164 /* bytes for readings that are not recorded yet; each takes 12 and its text, rounded up to 4 */
 #endif
 #ifndef ETHER_FIRST_ID
 #define ETHER_FIRST_ID 0 /* the packet id before the first one; another only to test the wrap */
@@ -93,7 +93,7 @@ struct ether {
     uint16_t keepalive_s; /* 0 is 30; a dead link is noticed within it */
     uint16_t every_s;     /* 0 is 10: how often the status is repeated */
 
-    uint16_t rx_size, tx_size, tx_at, place, used, id, flight_id, ack_id, ask_id; /* private */
+    uint16_t rx_size, tx_size, tx_at, place, room, used, id, flight_id, ack_id, ask_id; /* private */
     uint16_t tick, since, sent, received, said, ask_at;                    /* private; in units of 256 ms */
     uint32_t now, rx_left;                                                 /* private */
     const char *end, *behind, *detail, *tail, *payload;                    /* private */
@@ -289,6 +289,17 @@ static inline void ether__sweep(struct ether *d) {
     d->used = (uint16_t)(to - d->ring);
 }
 
+/* Drop the oldest reading. Where somebody records, it may be stored: the recorder will be asked. */
+static inline void ether__drop(struct ether *d) {
+    unsigned topic = ETHER__TOPIC(d->ring), words = ETHER__WORDS(ETHER__SIZE(d->ring));
+    if (!ether__recorded(d, topic)) {
+        d->counts[ETHER_DROPPED]++;
+        d->topics[topic].mark = d->ring[2] + 1;
+    }
+    d->used = (uint16_t)(d->used - words);
+    memmove(d->ring, d->ring + words, d->used * 4u);
+}
+
 /* Give up what the ring does not hold of a topic below a number; so much of it is lost. */
 static inline void ether__give_up(struct ether *d, unsigned topic, uint32_t lost, uint32_t mark) {
     d->counts[ETHER_DROPPED] += lost;
@@ -444,14 +455,17 @@ static inline int ether__send(struct ether *d) {
 
 /* Ask the recorder what it has, if there is a doubt. */
 static inline int ether__ask(struct ether *d) {
-    unsigned topic = d->topic_count;
+    unsigned topic;
+    uint8_t doubt = d->used && (ETHER__FLAGS(d->ring) & ETHER__ACKED) &&
+                    ether__past(d, d->topics[ETHER__TOPIC(d->ring)].news, 4);
     if (!d->recording || (int16_t)(d->tick - d->ask_at) < 0) return 0;
-    while (topic && (d->topics[topic - 1].silent > 2 || d->topics[topic - 1].mark >= ether__oldest(d, topic - 1))) topic--;
-    if (!topic && !(d->used && (ETHER__FLAGS(d->ring) & ETHER__ACKED) &&
-                    ether__past(d, d->topics[ETHER__TOPIC(d->ring)].news, 4)))
-        return 0;
-    for (topic = 0; topic < d->topic_count; topic++) d->topics[topic].asked = ether__oldest(d, topic);
-    d->asking = 1;
+    for (topic = 0; topic < d->topic_count; topic++) {
+        struct ether_topic *t = &d->topics[topic];
+        t->asked = ether__oldest(d, topic);
+        if (t->mark < t->asked && t->silent < 3) doubt = 1;
+    }
+    d->asking = doubt;
+    if (!doubt) return 0;
     d->ask_at = (uint16_t)(d->tick + d->ask_wait);
     d->ask_wait = (uint8_t)(d->ask_wait < 64 ? d->ask_wait * 2 : 120);
     d->tx_size = 3;
@@ -583,27 +597,30 @@ struct ether__news {
     int answer;
 };
 
-/* Return how many of the numbers from the mark on that the ring no longer has were not stored: all but those below
-   `behind`, or those that the recorder has seen and not listed as missing. */
-static inline uint32_t ether__lost(struct ether *d, const struct ether__news *news, unsigned topic, uint32_t behind) {
-    const struct ether_topic *t = &d->topics[topic];
-    uint32_t number, first = 0, lost, end = t->asked;
-    const char *at = ether__member(d, news->seen, ETHER__TEXT("'*'"), t->name);
+/* Return how many of these numbers are among those from the mark on that the ring no longer had when it asked. */
+static inline uint32_t ether__gone(const struct ether_topic *t, uint32_t first, uint32_t last) {
+    if (first < t->mark) first = t->mark;
+    if (last >= t->asked) last = t->asked - 1;
+    return first <= last ? last - first + 1 : 0;
+}
+
+/* Return how many of those were not stored: what is at or behind `behind`, unless the recorder has seen it, and what it
+   lists as missing. */
+static inline uint32_t ether__lost(struct ether *d, const struct ether__news *news, const struct ether_topic *t,
+                                   uint32_t behind) {
+    uint32_t number, first = 0, lost;
+    const char *at;
     uint8_t odd = 0;
-    if (d->rx_cut) return end - t->mark; /* too long to be read to its end */
+    if (d->rx_cut) return t->asked - t->mark; /* too long to be read to its end */
+    at = ether__member(d, news->seen, ETHER__TEXT("'*'"), t->name);
     if (ether__digits(d, at, &number) && number >= behind) behind = number + 1;
-    if (behind < t->mark) behind = t->mark;
-    lost = behind < end ? end - behind : 0;
+    lost = ether__gone(t, behind, 0xffffffff);
     at = ether__member(d, news->missing, ETHER__TEXT("'*'"), t->name);
-    for (; at && at < d->behind; at++) {
+    while (at && at < d->behind) {
         const char *after = ether__digits(d, at, &number);
+        at = after ? after : at + 1;
         if (!after) continue;
-        at = after;
-        if (odd) {
-            if (number >= end) number = end - 1;
-            if (first < t->mark) first = t->mark;
-            if (first <= number) lost += number - first + 1;
-        }
+        if (odd) lost += ether__gone(t, first, number);
         first = number;
         odd ^= 1;
     }
@@ -615,7 +632,7 @@ static inline void ether__answered(struct ether *d, const struct ether__news *ne
     struct ether_topic *t = &d->topics[topic];
     uint32_t *record;
     if (t->mark < t->asked) { /* of what was dropped since, the answer knows nothing */
-        ether__give_up(d, topic, ether__lost(d, news, topic, behind), t->asked);
+        ether__give_up(d, topic, ether__lost(d, news, t, behind), t->asked);
         t->news = (uint16_t)(d->tick - 4); /* ask again soon: the recorder must know the new mark */
         return;
     }
@@ -695,14 +712,26 @@ static inline void ether__recorder(struct ether *d, const char *at) {
 
 /* Set periods as the command `every` says; seconds, to the millisecond. */
 static inline int ether__every(struct ether *d, const char *in) {
-    uint32_t period;
-    unsigned topic, scale = 1000;
+    uint32_t period = 0;
+    unsigned topic, places = 0;
     const char *name, *at = ETHER__MEMBER(in, "'every'");
-    if (!at || !(at = ether__digits(d, at, &period)) || period > 4000000) return 0;
-    period *= 1000;
-    if (*at == '.') /* within the object, which has an end */
-        while ((uint8_t)(*++at - '0') < 10) period += (uint8_t)(*at - '0') * (uint32_t)(scale /= 10);
-    if (at != d->behind || !period) return 0;
+    if (!at) return 0;
+    for (; at < d->behind; at++) {
+        uint8_t digit = (uint8_t)(*at - '0');
+        if (*at == '.' && !places) {
+            places = 1;
+        } else if (digit < 10 && period < 400000000) {
+            if (places < 4) period = period * 10 + digit;
+            if (places) places++;
+        } else {
+            return 0;
+        }
+    }
+    for (places = places ? places : 1; places < 4; places++) {
+        if (period > 400000000) return 0;
+        period *= 10;
+    }
+    if (!period) return 0;
     name = ETHER__MEMBER(in, "'topic'");
     for (topic = 0; topic < d->topic_count; topic++) {
         struct ether_topic *t = &d->topics[topic];
@@ -855,36 +884,16 @@ lost:
 
 /* ------------------------------------------------------------------------------------------ public */
 
-/* Prepare a device whose fields are set. Returns 1, or 0 where ETHER_TX or ETHER_RX is too small for its name, user,
-   password and topics. Call it once after each start. */
-static inline int ether_begin(struct ether *device) {
-    struct ether *d = device;
-    unsigned topic, need = (unsigned)strlen(d->name), greeting = 2 * need + 101;
-    for (topic = 0; topic < 8; topic++) {
-        unsigned digit = (unsigned)(d->boot >> (28 - 4 * topic)) & 15;
-        d->boot_text[topic] = (char)(digit + (digit < 10 ? '0' : 'a' - 10));
-    }
-    if (!d->keepalive_s) d->keepalive_s = 30;
-    if (!d->every_s) d->every_s = 10;
-    d->id = ETHER_FIRST_ID;
-    for (topic = 0; topic < d->topic_count; topic++) {
-        need += (unsigned)strlen(d->topics[topic].name) + 14;
-        d->topics[topic].due = (uint32_t)d->ms();
-    }
-    if (d->user) greeting += (unsigned)strlen(d->user) + 2;
-    if (d->password) greeting += (unsigned)strlen(d->password) + 2;
-    return greeting <= ETHER_TX && need + 94 <= ETHER_TX && need + 70 <= ETHER_RX;
-}
-
-/* Say hello on a link that has just been opened. The link of before is forgotten; what waits in the ring is not. */
-static inline void ether_connect(struct ether *device) {
+/* Say hello on a link that has just been opened. The link of before is forgotten; what waits in the ring is not. Returns 0
+   where name, user and password are too long for ETHER_TX: nothing is said. */
+static inline int ether_connect(struct ether *device) {
     struct ether *d = device;
     uint32_t *record;
     ether__now(d);
     d->state = ETHER__GREETED;
     d->since = d->received = d->tick;
-    d->todo = (uint8_t)(d->todo & ETHER__BORN ? ETHER__BORN | ETHER__READY | ETHER__ABOUT
-                                              : ETHER__INIT | ETHER__READY | ETHER__ABOUT);
+    d->todo &= ETHER__BORN;
+    d->todo |= d->todo ? ETHER__READY | ETHER__ABOUT : ETHER__INIT | ETHER__READY | ETHER__ABOUT;
     d->flight = d->lively = d->subscribed = d->granted = d->asking = 0;
     d->rx_kind = d->rx_shift = d->rx_body = d->rx_cut = 0;
     d->ask_wait = 4;
@@ -898,7 +907,34 @@ static inline void ether_connect(struct ether *device) {
                d->keepalive_s);
     if (d->user) ether__say(d, ETHER__TEXT("(*)"), d->user, 0);
     if (d->password) ether__say(d, ETHER__TEXT("(*)"), d->password, 0);
-    ether__close(d, 0x10, 0);
+    return ether__close(d, 0x10, 0);
+}
+
+/* Prepare a device whose fields are set. Returns 1, or 0 where ETHER_TX or ETHER_RX is too small for its name, user,
+   password and topics. Call it once after each start. */
+static inline int ether_begin(struct ether *device) {
+    struct ether *d = device;
+    unsigned topic = 8, need = (unsigned)strlen(d->name), longest = 0, fits;
+    uint32_t boot = d->boot;
+    while (topic--) {
+        unsigned digit = (unsigned)boot & 15;
+        d->boot_text[topic] = (char)(digit + (digit < 10 ? '0' : 'a' - 10));
+        boot >>= 4;
+    }
+    if (!d->keepalive_s) d->keepalive_s = 30;
+    if (!d->every_s) d->every_s = 10;
+    d->id = ETHER_FIRST_ID;
+    fits = (unsigned)ether_connect(d);
+    d->state = ETHER__OFF;
+    d->room = (uint16_t)(ETHER_TX - 98 - need);
+    for (topic = 0; topic < d->topic_count; topic++) {
+        unsigned size = (unsigned)strlen(d->topics[topic].name);
+        if (size > longest) longest = size;
+        need += size + 14;
+        d->topics[topic].due = d->now;
+    }
+    d->room = (uint16_t)(d->room - longest);
+    return fits && need + 94 <= ETHER_TX && need + 70 <= ETHER_RX;
 }
 
 /* Do what can be done at once: write, read, answer. Call it often. Returns ETHER_UP; ETHER_CONNECTING until the broker
@@ -924,33 +960,24 @@ static inline int ether_poll(struct ether *device) {
    Returns 0, and counts it as failed, where it is too long for ETHER_TX or ETHER_RING. */
 static inline int ether_put(struct ether *device, uint8_t topic, const char *json, uint16_t size) {
     struct ether *d = device;
-    struct ether_topic *t = &d->topics[topic];
-    uint16_t words = (uint16_t)ETHER__WORDS(size);
+    unsigned words = ETHER__WORDS(size);
     uint32_t *record;
-    if (topic >= d->topic_count || !size || size > 255 || words > ETHER_RING / 4 || (size < 3 && *json == '{') ||
-        size + strlen(d->name) + strlen(t->name) + 98 > ETHER_TX) {
+    if (topic >= d->topic_count || !size || size > 255 || size > d->room || words > ETHER_RING / 4 ||
+        (size < 3 && *json == '{')) {
         d->counts[ETHER_FAILED]++;
         return 0;
     }
     ether__now(d);
-    while (d->used + words > ETHER_RING / 4) {
-        unsigned oldest = ETHER__TOPIC(d->ring), gone = ETHER__WORDS(ETHER__SIZE(d->ring));
-        uint32_t number = d->ring[2];
-        d->used = (uint16_t)(d->used - gone);
-        memmove(d->ring, d->ring + gone, d->used * 4u);
-        if (ether__recorded(d, oldest)) continue; /* it may be stored: the recorder will be asked */
-        d->counts[ETHER_DROPPED]++;
-        d->topics[oldest].mark = number + 1;
-    }
+    while (d->used + words > ETHER_RING / 4) ether__drop(d);
     record = d->ring + d->used;
-    record[1] = d->now;
-    record[2] = t->next++;
+    d->used = (uint16_t)(d->used + words);
     ETHER__SIZE(record) = (uint8_t)size;
     ETHER__TOPIC(record) = topic;
     ETHER__FLAGS(record) = 0;
     ETHER__HIGH(record) = d->high;
+    record[1] = d->now;
+    record[2] = d->topics[topic].next++;
     memcpy(record + 3, json, size);
-    d->used = (uint16_t)(d->used + words);
     return 1;
 }
 

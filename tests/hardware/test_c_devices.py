@@ -150,7 +150,7 @@ def test_devices_lose_nothing_though_the_broker_restarts_and_the_recorder_comes_
     dropped = {name: again.last[f"ether/status/{name}"].get("counts", {}).get("dropped", 0) for name in BOARDS}
     for name in BOARDS:
         running[name].kill()  # power-off
-        until(lambda n=name: str(ether.instances()[n].state) == "lost", 10.0, f"the will of {name}")
+        again.until(lambda n=name: again.last[f"ether/status/{n}"]["state"] == "lost", f"the will of {name}")
     for name in ("big", "tiny"):
         running[name].send_signal(signal.SIGTERM)
         said, _ = running[name].communicate(timeout=20)

@@ -12,6 +12,8 @@ import pytest
 from hardware_c import LANGUAGES, SANITIZED, SOURCES, Bench, Packet, build, publish
 from hardware_vectors import payload_of, vectors
 
+from ether.recorder.account import numbering
+
 OUTGOING, INCOMING, PACKETS = vectors("outgoing"), vectors("incoming"), vectors("packets")
 READY = '{"state":"ready","boot":"11223344","every":2}'
 TOPICS = ["lab/temp", "lab/hum", "lab/door", "lab/air"]
@@ -117,6 +119,35 @@ def test_batch_written(bench, vector):
     bench.connect()
     bench("poll")
     published(bench.sent()[0], vector)
+
+
+@made("block")
+def test_block_written(bench, vector):
+    given = vector["given"]
+    kind = {"uint8": 64, "int16": 77, "float32": 85}[given["value_type"]]
+    bench.new(connected=False)
+    bench("name", given["topic"])
+    bench("ms", given["ms"])
+    bench("next", 1, given["n"])
+    bench.connect()
+
+    assert bench("block", kind, round(given["dt"] * 1000), *given["values"]) == "1"
+
+    bench("poll")
+    published(bench.sent()[0], vector)
+
+
+def test_a_block_that_cannot_be_sent_takes_no_number(bench):
+    bench("chunk", -1)
+    assert bench("block", 77, 1000, *range(10)) == "1"
+    assert bench("block", 77, 1000, *range(10)) == "0"  # the line takes nothing
+    bench("chunk", 0)
+    assert bench("block", 85, 1000, *range(60)) == "0"  # too long
+    assert bench("block", 77, 1000, *range(10)) == "1"
+    bench("poll")
+
+    envelopes = [numbering(packet.payload) for packet in bench.sent()]
+    assert [(envelope.n, envelope.k) for envelope in envelopes] == [(0, 10), (10, 10)]
 
 
 @made("status")

@@ -112,11 +112,13 @@ static const char *behind(const char *line, int words) {
 
 /* Do what a line says to the world around the device; 0 where it says something else. */
 static int do_world(const char *line) {
-    static char user[32], password[32], detail[200];
+    static char user[32], password[32], detail[200], name[32];
     if (is(line, "new"))
         renew();
     else if (is(line, "begin"))
         return printf("%d\n", ether_begin(&device));
+    else if (is(line, "name"))
+        topics[1].name = strcpy(name, behind(line, 1));
     else if (is(line, "topics"))
         device.topic_count = (uint8_t)atoi(behind(line, 1));
     else if (is(line, "ms"))
@@ -161,6 +163,20 @@ static void write_publish(const char *line) {
     printf("%d\n", ether__close(&device, kind, 0));
 }
 
+/* Send a block: `block KIND PERIOD_US VALUE …`, on the second topic. */
+static int write_block(const char *line) {
+    static union { int16_t int16[64]; uint8_t uint8[64]; float float32[64]; } samples;
+    const char *at = behind(line, 3);
+    uint16_t count = 0;
+    int kind = atoi(behind(line, 1));
+    for (; *at; at = behind(at, 1), count++) {
+        if (kind == ETHER_INT16) samples.int16[count] = (int16_t)atoi(at);
+        if (kind == ETHER_UINT8) samples.uint8[count] = (uint8_t)atoi(at);
+        if (kind == ETHER_FLOAT32) samples.float32[count] = strtof(at, NULL);
+    }
+    return ether_block(&device, 1, (uint8_t)kind, &samples, count, (uint32_t)atol(behind(line, 2)), 0);
+}
+
 static void do_line(const char *line) {
     uint8_t topic = (uint8_t)atoi(behind(line, 1));
     const char *rest = behind(line, 2);
@@ -175,6 +191,8 @@ static void do_line(const char *line) {
         printf("%d\n", ether_put_bool(&device, topic, atoi(rest)));
     else if (is(line, "float"))
         printf("%d\n", ether_put_float(&device, topic, strtof(rest, NULL)));
+    else if (is(line, "block"))
+        printf("%d\n", write_block(line));
     else if (is(line, "publish"))
         write_publish(line);
     else if (is(line, "due"))

@@ -12,6 +12,7 @@ int put(const char *json, uint16_t size) { return ether_put(&device, 0, json, si
 int put_int(int32_t value) { return ether_put_int(&device, 0, value); }
 int put_bool(int value) { return ether_put_bool(&device, 0, value); }
 int put_float(float value) { return ether_put_float(&device, 0, value); }
+int block(const void *samples, uint16_t count) { return ether_block(&device, 0, ETHER_INT16, samples, count, 500, 0); }
 int due(void) { return ether_due(&device, 0); }
 void alert(const char *detail) { ether_alert(&device, detail); }
 void end(void) { ether_end(&device); }

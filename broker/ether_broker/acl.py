@@ -35,15 +35,17 @@ EVERYBODY = Rights(read=("ether/reply/%c",))
 """What every user may do, the answers to one's own calls."""
 
 _OWN = ("ether/status/%u", "ether/about/%u", "ether/log/%u", "ether/pong/%u")
+_QUESTION = "ether/command/recorder/confirm"
+"""What is recorded of what I sent? The answer frees an outbox."""
 _ORDERS = ("ether/status/%u", "ether/command/%u/#", "ether/control/+", "ether/stored/%u")
 
 ROLES = {
     "component": Rights(
         (*_ORDERS, "ether/session", "ether/run", "ether/status/+", "ether/about/+", "ether/call/%u/#"),
-        (*_OWN, "ether/call/#", "ether/reply/+", "ether/annotation"),
+        (*_OWN, _QUESTION, "ether/call/#", "ether/reply/+", "ether/annotation"),
     ),
     "recorder": Rights(("#", "$SYS/#"), (*_OWN, "ether/stored/+", "ether/command/+/ping")),
-    "device": Rights((*_ORDERS, "ether/status/recorder", "ether/about/recorder"), _OWN),
+    "device": Rights((*_ORDERS, "ether/status/recorder", "ether/about/recorder"), (*_OWN, _QUESTION)),
     "dashboard": Rights(("#", "$SYS/#"), ()),
     "admin": Rights(("#", "$SYS/#"), ("#",)),
 }

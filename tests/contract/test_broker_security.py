@@ -157,6 +157,7 @@ class SecurityContract:
             ("recorder", "ether/stored/oven", True), ("recorder", "ether/status/recorder", True),
             ("recorder", "lab/oven/t", False), ("recorder", "ether/status/oven", False),
             ("board", "ether/status/board", True), ("board", "ether/pong/board", True), ("board", "board/t", True),
+            ("board", "ether/command/recorder/confirm", True), ("board", "ether/command/recorder/stop", False),
             ("board", "ether/status/oven", False), ("board", "ether/call/oven/on", False),
             ("page", "lab/oven/t", False), ("page", "ether/control/start", False), ("page", "ether/status/page", False),
             ("boss", "ether/control/start", True), ("boss", "anything", True),

@@ -40,7 +40,7 @@ class Board:
     def __init__(self, port: int) -> None:
         self._client = client = Client(CallbackAPIVersion.VERSION2, client_id="bench1")
         client.will_set("ether/status/bench1", json.dumps({"state": "lost", "boot": "9f3c01aa"}), 1, retain=True)
-        client.reconnect_delay_set(1, 1)
+        client.reconnect_delay_set(0.1, 0.2)
         client.on_connect = self._connected
         client.on_message = self._asked
         self._ended = threading.Event()
@@ -111,7 +111,7 @@ def test_a_board_that_keeps_the_contract_passes_with_its_connection_cut(
 
     monkeypatch.setattr(check, "Relay", Relay)
 
-    code = check.main(["bench1", "--broker", broker.url, "--for", "4s", "--through", "0"])
+    code = check.main(["bench1", "--broker", broker.url, "--for", "6s", "--through", "0"])
 
     out = capsys.readouterr().out
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()[1:]}

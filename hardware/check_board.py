@@ -122,8 +122,9 @@ class Seen:
                 self.wall.append(time.time() - envelope.t)
 
     def was_gone(self, at: float) -> bool:
-        """Whether it could not reach the broker, or had just come back."""
-        return any(since - 1.0 <= at <= until + GRACE_S for since, until in self.gone)
+        """Whether it could not reach the broker, or had just come back, or had not been there yet."""
+        began = self.statuses[0][0] if self.statuses else 0.0
+        return at < began + 1.0 or any(since - 1.0 <= at <= until + GRACE_S for since, until in self.gone)
 
     def _declares(self, topic: str) -> bool:
         return self.about is not None and topic in self.about.publishes

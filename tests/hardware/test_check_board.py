@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from paho.mqtt.client import Client
-from paho.mqtt.enums import CallbackAPIVersion
+from hardware_c import EXAMPLES, LANGUAGES, build
 
 from ether.model import Message
 from ether.recorder.device_clock import Sample
@@ -34,79 +33,31 @@ def check() -> Any:
     del sys.modules["check_board"]
 
 
-class Board:
-    """A device of level 2 in a thread, whose clock runs 10 % fast."""
-
-    def __init__(self, port: int) -> None:
-        self._client = client = Client(CallbackAPIVersion.VERSION2, client_id="bench1")
-        client.will_set("ether/status/bench1", json.dumps({"state": "lost", "boot": "9f3c01aa"}), 1, retain=True)
-        client.reconnect_delay_set(0.1, 0.2)
-        client.on_connect = self._connected
-        client.on_message = self._asked
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._live)
-        client.connect("127.0.0.1", port)
-        client.loop_start()
-        self._thread.start()
-
-    def _connected(self, client: Client, *_: object) -> None:
-        client.subscribe("ether/command/bench1/+", 1)
-        about = {"ether": 1, "boot": "9f3c01aa", "class": "Bench", "version": "1.2", "publishes": {"lab/temp": {}}}
-        client.publish("ether/about/bench1", json.dumps(about), 1, retain=True)
-        self._beat()
-
-    def _beat(self) -> None:
-        status = {"state": "ready", "boot": "9f3c01aa", "every": 1}
-        self._client.publish("ether/status/bench1", json.dumps(status), 1, retain=True)
-
-    def _asked(self, client: Client, _: object, message: Any) -> None:
-        content = {"id": json.loads(message.payload)["id"], "ms": self._ms()}
-        client.publish("ether/pong/bench1", json.dumps(content))
-
-    @staticmethod
-    def _ms() -> int:
-        return int(time.monotonic() * 1100)
-
-    def _live(self) -> None:
-        number = 0
-        while not self._ended.wait(0.05):
-            envelope = {"by": "bench1", "b": "9f3c01aa", "n": number, "ms": self._ms()}
-            self._client.publish("lab/temp", json.dumps({"value": 20.5, "_ether": envelope}), 1)
-            number += 1
-            if number % 10 == 0 and self._client.is_connected():
-                self._beat()
-
-    def end(self) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._client.disconnect()
-        self._client.loop_stop()
-
-
 @pytest.fixture
-def board() -> Iterator[Callable[[int], Board]]:
-    boards: list[Board] = []
+def board(tmp_path: Path, missing: Callable[[str], None]) -> Iterator[Callable[[int], None]]:
+    """Start a device of level 3: the C client's example."""
+    if shutil.which("gcc") is None:
+        missing("gcc")
+    program = build(LANGUAGES["c99"], EXAMPLES / "posix" / "bench.c", tmp_path / "bench", "-O2")
+    started: list[subprocess.Popen[bytes]] = []
 
-    def start(port: int) -> Board:
-        boards.append(Board(port))
-        return boards[-1]
+    def start(port: int) -> None:
+        started.append(subprocess.Popen([program, "127.0.0.1", str(port), "bench1", "100"], stderr=subprocess.DEVNULL))
 
     yield start
-    for each in boards:
-        each.end()
+    for each in started:
+        each.kill()
+        each.wait()
 
 
 @pytest.mark.parametrize("broker_kind", ["mosquitto"], indirect=True)
 def test_a_board_that_keeps_the_contract_passes_with_its_connection_cut(
-    check: Any, broker: Any, board: Callable[[int], Board], capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch, until: Callable[..., None],
+    check: Any, broker: Any, board: Callable[[int], None], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    relays: list[Any] = []
-
     class Relay(check.Relay):
         def __init__(self, port: int, address: tuple[str, int]) -> None:
             super().__init__(port, address)
-            relays.append(self)
             board(self.port)
 
     monkeypatch.setattr(check, "Relay", Relay)
@@ -121,9 +72,9 @@ def test_a_board_that_keeps_the_contract_passes_with_its_connection_cut(
          "malformed"), "ok",
     )  # fmt: skip
     assert rows["last"][:2] == ["will", "ok"]
-    assert rows["level"][0] == "2"
+    assert rows["level"][0] == "3"
     assert rows["numbers"][1:3] == ["no", "hole"]
-    assert float(rows["clock"][1]) == pytest.approx(10.0, abs=1.0)
+    assert float(rows["clock"][1]) == pytest.approx(0.0, abs=1.0)
 
 
 def test_no_broker_is_one_line(check: Any, free_port: int, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,6 +183,27 @@ def test_what_breaks_the_contract_fails(wire: Wire, verdict: Any, subject: str, 
     act(wire)
 
     assert verdict(subject) == ("failed", found)
+
+
+def test_a_clock_that_runs_fast_is_measured(wire: Wire, verdict: Any) -> None:
+    for second in range(30):
+        sent = second * 10**9
+        wire.seen.samples.append(Sample(round(sent * 1.1), sent, sent + 2_000_000))
+
+    assert verdict("ping") == ("ok", "30 of 30 answered; 2.0 ms, at most 2.0 ms")
+    assert verdict("clock")[0] == "ok"
+    assert verdict("clock")[1].startswith("+10.00 % fast, known to ")
+
+
+def test_pings_that_are_not_answered_are_a_warning_but_those_while_it_was_away(wire: Wire, verdict: Any) -> None:
+    wire.status()
+    wire.at += 1.0
+    wire.seen.samples.append(Sample(1, round(wire.at * 1e9), round(wire.at * 1e9) + 1_000_000))
+    wire.seen.sent = {number: round((wire.at + number) * 1e9) for number in range(3)}
+    assert verdict("ping") == ("warning", "1 of 4 answered; 1.0 ms, at most 1.0 ms")
+
+    wire.seen.gone.append((wire.at, wire.at + 1))
+    assert verdict("ping")[0] == "ok"
 
 
 def test_losses_that_the_board_tells_itself_are_a_warning(wire: Wire, verdict: Any) -> None:

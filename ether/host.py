@@ -433,6 +433,9 @@ class Host:
         if self._guest is None and self.client.open_runs:
             self.client.open_runs.clear()
             self.client.connection.publish(topics.RUN, b"", 1, retain=True)
+        for name in self._foreign_devices() if self._guest is None else ():  # of a session that was killed
+            for topic in (topics.status(name), topics.about(name)):
+                self.client.connection.publish(topic, b"", 1, retain=True)
         for name in names:
             known = self.client.statuses.pop(name, None)
             if self._guest is not None and known is not None and known.state not in _GONE:
@@ -1329,6 +1332,10 @@ class Host:
         recording = self.recording or elsewhere
         return outbox_folder(recording) if recording is not None else None
 
+    def _foreign_devices(self) -> list[str]:
+        abouts = list(self.client.abouts.items())
+        return [name for name, each in abouts if isinstance(each.kwargs, dict) and each.kwargs.get("by") == ingest.NAME]
+
     def _clear_retained(self) -> None:
         """Leave no ghosts: what nobody will look for, on a broker that outlives us."""
         connection = self.client.connection
@@ -1337,7 +1344,7 @@ class Host:
         # Not of a child that never got its orders: the name may be somebody else's.
         names = [*(name for name, child in self._supervisor.children.items() if child.orders), *self._endings]
         if ingest.NAME in names:
-            names += [name for name, each in self.client.abouts.items() if each.kwargs.get("by") == ingest.NAME]
+            names += self._foreign_devices()
         if self._member is not None:
             for topic in (topics.SESSION, topics.RUN, topics.alarm("session"), topics.alarm("recorder")):
                 connection.publish(topic, b"", 1, retain=True)

@@ -10,20 +10,18 @@ import json
 import logging
 import os
 import queue
-import signal
 import socket
-import sys
 import threading
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import ether
-from ether import clock, codecs, process, topics
+from ether import clock, codecs, topics
 from ether.client import Client
 from ether.config import Bridge as Options
-from ether.errors import CallError, CallTimeout, EtherError, PayloadError
+from ether.errors import EtherError, PayloadError
 from ether.foreign import homeassistant, homie
+from ether.foreign.conveyor import live
 from ether.foreign.facts import as_type
 from ether.foreign.ingest import CLASS_PREFIX
 from ether.foreign.ingest import NAME as INGEST
@@ -51,7 +49,8 @@ class _Announced:
     """A component as it was announced last."""
 
     about: About
-    learned: int
+    context: tuple[int, frozenset[str]]
+    """What else its outline follows from: how much was learned, and which of its subscriptions others publish."""
     outlined: Outline
     device: homie.Device | None = None
     state: tuple[str, str] = ("", "")
@@ -119,7 +118,9 @@ class Bridge:
     def run(self) -> None:
         """Do the work until told to stop."""
         while not self._stopping.wait(_LOOK_S):
-            if self._renewed.is_set() and self._foreign.connected:  # a broker that restarts may have forgotten
+            if not self._foreign.connected:
+                continue
+            if self._renewed.is_set():  # a broker that restarts may have forgotten
                 self._renewed.clear()
                 for topic, payload in list(self._retained.items()):
                     self._foreign.publish(topic, payload, 1, retain=True)
@@ -166,15 +167,16 @@ class Bridge:
         """Announce what is new or has changed, and clear what is gone."""
         abouts, statuses = dict(self.client.abouts), dict(self.client.statuses)
         shown = {name: about for name, about in abouts.items() if self._shows(name, about)}
-        published = {topic for about in abouts.values() for topic in about.publishes}
+        published = {topic for about in shown.values() for topic in about.publishes}
         for name in [name for name in self._announced if name not in shown]:
             self._withdraw(name)
         changed = False
         for name, about in shown.items():
             learned = sum(self._learnings.get(topic, 0) for topic in about.publishes)
+            context = (learned, frozenset(published & about.subscribes.keys()))
             before = self._announced.get(name)
-            if before is None or before.about != about or before.learned != learned:
-                self._announce(about, learned, published, before)
+            if before is None or (before.about, before.context) != (about, context):
+                self._announce(about, context, before)
                 changed = True
             if self.options.homie:
                 status = statuses.get(name)
@@ -186,11 +188,13 @@ class Bridge:
             self._listen()
 
     def _shows(self, name: str, about: About) -> bool:
-        return name not in _SILENT and (self.options.foreign or not about.class_name.startswith(CLASS_PREFIX))
+        sound = all(isinstance(each, dict) for each in (about.publishes, about.subscribes, about.params))
+        ours = self.options.foreign or not about.class_name.startswith(CLASS_PREFIX)
+        return sound and ours and name not in _SILENT
 
-    def _announce(self, about: About, learned: int, published: Iterable[str], before: _Announced | None) -> None:
-        outlined = outline(about, self._learned, published, self.options.commands)
-        now = _Announced(about, learned, outlined, topics=set() if before is None else before.topics)
+    def _announce(self, about: About, context: tuple[int, frozenset[str]], before: _Announced | None) -> None:
+        outlined = outline(about, self._learned, context[1], self.options.commands)
+        now = _Announced(about, context, outlined, topics=set() if before is None else before.topics)
         self._announced[about.name] = now
         if self.options.homeassistant:
             place = homeassistant.identity(about.name, self._namespace)
@@ -341,8 +345,8 @@ class Bridge:
                 raise PayloadError("it is only to be read")
             value = as_type(message.payload.decode(errors="replace"), shown.kind)
             self._set(owner, (node, name), shown, value)
-        except (EtherError, CallError, CallTimeout) as exc:
-            logger.warning("%s: %s: not set to %r: %s", NAME, message.topic, message.payload[:40], exc)
+        except (EtherError, TimeoutError) as exc:
+            logger.warning("%s: %s: not set to %r: %s", NAME, message.topic, message.payload[:40], exc or "no answer")
 
     def _set(self, owner: _Announced, place: tuple[str, str], shown: Shown, value: Any) -> None:
         """Set a value as Homie asked; what it is then comes back by its topic, or is told here where it has none."""
@@ -387,32 +391,14 @@ def _last_of(fields: dict[str, Any], envelope: Envelope | None) -> dict[str, Any
     """Return the last reading of a message that may be a batch."""
     if envelope is None or envelope.k is None:
         return fields
-    return {name: items[-1] for name, items in fields.items() if isinstance(items, list) and items}
+    return {name: _plain(items[-1]) for name, items in fields.items() if hasattr(items, "__len__") and len(items)}
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as Python's; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
 
 
 def main() -> None:
     """Run as the bridge process, until told to stop."""
-    orders = process.orders()
-    process.log_to_stderr(NAME, orders["log_level"])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    bridge = Bridge(orders)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: bridge.stop("told by a signal"))
-    process.on_orphaned(lambda: _end_orphan(bridge.stop))
-    try:
-        bridge.open()
-    except EtherError as exc:
-        logger.error("%s: %s", NAME, exc)
-        if bridge.member.connection.connected:
-            bridge.member.set_status(State.LOST, str(exc))
-            bridge.member.close(2.0)
-        sys.stderr.flush()
-        os._exit(1)  # threads of a connection that never came up must not hold us
-    bridge.run()
-    bridge.close()
-
-
-def _end_orphan(stop: Callable[[str], None]) -> None:
-    """The session's process is gone: end in order, and surely."""
-    stop("the session's process is gone")
-    threading.Event().wait(4.0)
-    os._exit(1)
+    live(NAME, Bridge)

@@ -15,17 +15,9 @@ from ether.errors import PayloadError
 from ether.model import Message, State
 
 __all__ = [
-    "Alive",
-    "Fact",
-    "Reader",
-    "Taken",
-    "Trouble",
-    "as_type",
-    "content_of",
-    "our_unit",
-    "schema_of",
-    "their_unit",
-]
+    "Alive", "Fact", "Reader", "Taken", "Trouble", "as_type", "content_of", "our_unit", "schema_of", "their_unit",
+    "word_of",
+]  # fmt: skip
 
 _UNITS = {"°C": "degC", "℃": "degC", "º C": "degC", "Cel": "degC", "°F": "degF", "℉": "degF", "[degF]": "degF"}
 _WORDS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
@@ -107,6 +99,11 @@ def their_unit(unit: str | None) -> str | None:
     return {"degC": "°C", "degF": "°F", "percent": "%", "deg": "°"}.get(unit, unit) if unit else None
 
 
+def word_of(value: Any) -> str:
+    """Return a value as the word that a device would write for it."""
+    return ("true" if value else "false") if isinstance(value, bool) else str(value)
+
+
 def schema_of(kind: str | None, unit: str | None = None, description: str = "") -> dict[str, Any]:
     found = {"type": kind, "unit": our_unit(unit), "description": description}
     return {key: value for key, value in found.items() if value}
@@ -123,7 +120,7 @@ def as_type(value: Any, kind: str | None, words: Mapping[str, Any] | None = None
     Raises:
         PayloadError: it cannot be taken for that.
     """
-    text = ("true" if value else "false") if isinstance(value, bool) else str(value).strip()
+    text = word_of(value).strip()
     if words:
         if text not in words:
             raise PayloadError(f"the word {text[:40]!r} is none of {', '.join(words)}")

@@ -17,7 +17,7 @@ from typing import Any
 
 from ether import topics
 from ether.errors import EtherError, PayloadError
-from ether.foreign.facts import Alive, Fact, Taken, Trouble, as_type, content_of, schema_of, their_unit
+from ether.foreign.facts import Alive, Fact, Taken, Trouble, as_type, content_of, schema_of, their_unit, word_of
 from ether.foreign.outline import Outline, Shown
 from ether.jsonpath import Path
 from ether.model import Message, State
@@ -173,7 +173,7 @@ class HomeAssistant:
             for watch in watches:
                 if watch.topic != message.topic or not message.payload:
                     continue
-                word = _text(_at(message.payload, watch.path))
+                word = word_of(_at(message.payload, watch.path))
                 if word not in (watch.available, watch.not_available):
                     known = f"neither {watch.available} nor {watch.not_available}"
                     yield Trouble(f"the availability {word[:40]!r} is {known}")
@@ -255,8 +255,8 @@ def _entity(document: str, device: str, name: str, given: dict[str, Any], place:
         path = Path.parse("state")
     words = None
     if main and platform in ("binary_sensor", "switch", "light", "siren", "fan"):
-        on, off = _text(given.get("payload_on", "ON")), _text(given.get("payload_off", "OFF"))
-        on, off = _text(given.get("state_on", on)), _text(given.get("state_off", off))
+        on, off = word_of(given.get("payload_on", "ON")), word_of(given.get("payload_off", "OFF"))
+        on, off = word_of(given.get("state_on", on)), word_of(given.get("state_off", off))
         words = {form: value for word, value in ((on, True), (off, False)) for form in (word, word.lower())}
     unit = given.get("unit_of_measurement") if main else None
     if place == "current_temperature_topic":
@@ -283,7 +283,7 @@ def _watches(entity: dict[str, Any]) -> list[_Watch]:
     return [
         _Watch(
             topics.check_topic(str(each.get("topic"))), _path_of(each.get("value_template")),
-            _text(each.get("payload_available", "online")), _text(each.get("payload_not_available", "offline")),
+            word_of(each.get("payload_available", "online")), word_of(each.get("payload_not_available", "offline")),
         )
         for each in found if isinstance(each, dict)
     ]  # fmt: skip
@@ -311,10 +311,6 @@ def _path_of(template: Any) -> Path | None:
 def _at(payload: bytes, path: Path | None) -> Any:
     content = content_of(payload)
     return content if path is None else path.get(content)
-
-
-def _text(value: Any) -> str:
-    return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

@@ -11,21 +11,20 @@ import fnmatch
 import logging
 import os
 import queue
-import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import ether
-from ether import clock, codecs, process, topics
+from ether import clock, codecs, topics
 from ether.client import Client
 from ether.config import Source
-from ether.errors import EtherError
+from ether.errors import EtherError, SessionError
+from ether.foreign.conveyor import live
 from ether.foreign.facts import Alive, Fact, Reader, Taken, Trouble
 from ether.foreign.readers import reader_of
 from ether.member import Member
@@ -50,6 +49,8 @@ _LEAVE_S = 10.0
 _SUBSCRIBE_EACH = 200
 """At least after so many messages what readers want to hear is looked at, at once when nothing waits."""
 _RULES = -1
+_MOST = 1000
+"""Devices."""
 _LINES = 20
 """So many kinds of trouble are told in the log; all are counted."""
 
@@ -246,6 +247,8 @@ class Ingest:
         """Return the member of a device; it is made when it is first heard of."""
         device = self._devices.get((source.number, given))
         if device is None:
+            if len(self._devices) >= _MOST:
+                raise SessionError(f"{_MOST} devices are taken in already; the device {given!r} is left out")
             name = self._name(source.number, given)
             member = self._member(name, _EVERY_S)
             if (outbox := self._orders["outbox"]) is not None:
@@ -313,10 +316,19 @@ class Ingest:
     @staticmethod
     def _learn(device: _Device, topic: str, fact: Taken) -> None:
         """Have the description say what a reading holds, before it comes."""
-        known = device.about.publishes.setdefault(topic, {"fields": {}})["fields"]
-        if any(known.get(name) != fact.schema.get(name, {}) for name in fact.fields):
-            for name in fact.fields:
-                known[name] = fact.schema.get(name, {})
+        known = device.about.publishes.get(topic, {"fields": {}})["fields"]
+        news = {}
+        for name in fact.fields:
+            said = fact.schema.get(name, {})
+            before = known.get(name)
+            now = {**(before or {}), **said}
+            if before is not None and before.get("type") != said.get("type"):
+                now.pop("type", None)  # it is of several
+            if now != before:
+                news[name] = now
+        if news:
+            publishes = {**device.about.publishes, topic: {"fields": {**known, **news}}}
+            device.about = replace(device.about, publishes=publishes)
             device.member.set_about(device.about)
 
     # --- what is not as it should be
@@ -337,24 +349,8 @@ class Ingest:
 
 def main() -> None:
     """Run as the ingest process, until told to stop."""
-    orders = process.orders()
-    process.log_to_stderr(NAME, orders["log_level"])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     _take_more_files()
-    ingest = Ingest(orders)
-    signal.signal(signal.SIGTERM, lambda _number, _frame: ingest.stop("told by a signal"))
-    process.on_orphaned(lambda: _end_orphan(ingest))
-    try:
-        ingest.open()
-    except EtherError as exc:
-        logger.error("%s: %s", NAME, exc)
-        if ingest.member.connection.connected:
-            ingest.member.set_status(State.LOST, str(exc))
-            ingest.member.close(2.0)
-        sys.stderr.flush()
-        os._exit(1)  # threads of a connection that never came up must not hold us
-    ingest.run()
-    ingest.close()
+    live(NAME, Ingest)
 
 
 def _take_more_files() -> None:
@@ -366,10 +362,3 @@ def _take_more_files() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _end_orphan(ingest: Ingest) -> None:
-    """The session's process is gone: end in order, and surely."""
-    ingest.stop("the session's process is gone")
-    threading.Event().wait(4.0)
-    os._exit(1)

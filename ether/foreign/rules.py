@@ -11,7 +11,7 @@ from ether import topics
 from ether.config import Availability, IngestField, IngestTime, Rule
 from ether.errors import PayloadError
 from ether.foreign import senml
-from ether.foreign.facts import Alive, Fact, Taken, Trouble, as_type, content_of, schema_of
+from ether.foreign.facts import Alive, Fact, Taken, Trouble, as_type, content_of, schema_of, word_of
 from ether.jsonpath import Path, leaves
 from ether.model import Message, State
 
@@ -71,7 +71,7 @@ class _Life:
             return  # cleared
         content = content_of(message.payload)
         word = self._path.get(content) if self._path is not None and isinstance(content, (dict, list)) else content
-        word = ("true" if word else "false") if isinstance(word, bool) else str(word)
+        word = word_of(word)
         state = self._states.get(word)
         if state is None:
             yield Trouble(f"the availability {word[:40]!r} is none of {', '.join(self._states)}")

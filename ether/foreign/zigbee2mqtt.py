@@ -9,7 +9,7 @@ from typing import Any
 
 from ether import topics
 from ether.errors import PayloadError
-from ether.foreign.facts import Alive, Fact, Taken, Trouble, as_type, content_of, schema_of
+from ether.foreign.facts import Alive, Fact, Taken, Trouble, as_type, content_of, schema_of, word_of
 from ether.model import Message, State
 
 __all__ = ["Zigbee2Mqtt"]
@@ -136,14 +136,10 @@ def _flat(exposes: list[Any], above: tuple[str, ...]) -> Iterator[_Exposed]:
             continue
         words = None
         if kind == "boolean":
-            words = {_text(each.get("value_on", True)): True, _text(each.get("value_off", False)): False}
+            words = {word_of(each.get("value_on", True)): True, word_of(each.get("value_off", False)): False}
         unit, said = each.get("unit"), each.get("description")
         schema = schema_of(kind, unit if isinstance(unit, str) else None, said if isinstance(said, str) else "")
         yield _Exposed((*above, key), kind, words, schema)
-
-
-def _text(value: Any) -> str:
-    return ("true" if value else "false") if isinstance(value, bool) else str(value)
 
 
 def _seen(value: Any) -> float | None:

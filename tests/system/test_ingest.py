@@ -37,6 +37,8 @@ def test_devices_of_all_profiles_are_recorded_with_values_units_and_states(ether
     client = raw(broker.url)
     client.publish("tele/plug-1/LWT", "Online", retain=True)
     client.publish("tele/plug-1/SENSOR", json.dumps({"ENERGY": {"Power": 999}}), retain=True)
+    client.publish("ether/about/old", '{"class": "foreign.tasmota", "kwargs": {"by": "ingest"}}', retain=True)
+    client.publish("ether/status/old", '{"state": "lost"}', retain=True)  # of a session that was killed
     ether.tap(config(broker, list(PROFILES), record={"exclude": ["stat/#", "tele/#"]}))
     ether.start()
 

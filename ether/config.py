@@ -875,6 +875,8 @@ class Source(_Section):
 
     name: str = ""
     """Of the profile; empty for a rule."""
+    file: Path | None = None
+    """Of the profile."""
     reader: str | None = None
     base: str = ""
     only: list[str] = []
@@ -956,6 +958,7 @@ def _sources(tree: _Tree, entries: Sequence[Ingest]) -> list[Source]:
             _check_rule(tree, path, source.rules[0])
         elif (profile := _read_profile(tree, path, entry.profile, entry.base)) is not None:
             source.name = Path(entry.profile).stem
+            source.file = profile_files().get(entry.profile, Path(entry.profile))
             source.base = (profile.base if entry.base is None else entry.base).strip("/")
             source.reader, source.rules = profile.reader, profile.rules
             source.only = entry.only or profile.only

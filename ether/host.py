@@ -1547,6 +1547,10 @@ def _sources(config: Config) -> dict[str, dict[str, str]]:
         if source is not None:
             text = source[1][:_SOURCE_BYTES].decode(errors="replace")
             found[f"sha256:{sha256(source[1]).hexdigest()}"] = {"file": str(source[0]), "text": text}
+    for profile in {each.file for each in config.sources if each.file is not None}:
+        content = profile.read_bytes()
+        text = content[:_SOURCE_BYTES].decode(errors="replace")
+        found[f"sha256:{sha256(content).hexdigest()}"] = {"file": str(profile), "text": text}
     return found
 
 

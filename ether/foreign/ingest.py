@@ -45,6 +45,7 @@ _PATIENCE_S = 1.0
 _OWN_EVERY_S = 1.0
 _EVERY_S = 10.0
 """Between repeated statuses of a device."""
+_CATCH_UP_S = 5.0
 _LEAVE_S = 10.0
 _SUBSCRIBE_EACH = 200
 """At least after so many messages what readers want to hear is looked at, at once when nothing waits."""
@@ -106,6 +107,7 @@ class Ingest:
         self.counts = self.member.counts
         self._foreign = Connection(orders["url"], f"{NAME}-foreign-{self.member.boot}", tls=self._tls)
         self._foreign.on_message = self.receive
+        self._echo = topics.probe(f"{NAME}-{self.member.boot}")
         self._wanted: set[str] = set()
         self._subscribed: set[str] = set()
 
@@ -131,16 +133,43 @@ class Ingest:
         self._describe()
         self._foreign.open(timeout)
         self._subscribe()
+        self._catch_up()
         member.set_status(State.READY)
 
     def run(self) -> None:
         """Do the work until told to stop; what had come before is taken in."""
         taken = 0
         while (work := self._work.get()) is not None:
-            self._take(*work)
+            if work[0].topic != self._echo:
+                self._take(*work)
             taken += 1
             if self._work.empty() or taken % _SUBSCRIBE_EACH == 0:  # many documents may come at once
                 self._subscribe()
+
+    def _catch_up(self) -> None:
+        """Take what the broker has kept for us: descriptions, which may name further topics, where more may be kept.
+
+        All of it has come when a message of our own has, which was sent behind the subscriptions.
+        """
+        deadline = clock.monotonic() + _CATCH_UP_S
+        self._foreign.subscribe([self._echo])
+        before: set[str] = set()
+        while before != self._subscribed and not self._stopping.is_set():
+            before = set(self._subscribed)
+            self._foreign.publish(self._echo, b"1", 1)
+            while True:
+                try:
+                    work = self._work.get(timeout=max(0.01, deadline - clock.monotonic()))
+                except queue.Empty:
+                    logger.warning("%s: the broker did not send back a message of our own; going on without", NAME)
+                    return
+                if work is None:
+                    self._work.put(None)  # told to stop meanwhile
+                    return
+                if work[0].topic == self._echo:
+                    break
+                self._take(*work)
+            self._subscribe()
 
     def stop(self, reason: str) -> None:
         if not self._stopping.is_set():
@@ -193,9 +222,10 @@ class Ingest:
 
     def receive(self, message: Message, _receipt: Receipt | None = None) -> None:
         """Queue a foreign message; the broker waits a little while there is no room, then it is dropped and counted."""
-        if topics.is_reserved(topics.strip(self._orders["namespace"], message.topic)):
-            return
-        self.counts["received"] += 1
+        if message.topic != self._echo:
+            if topics.is_reserved(topics.strip(self._orders["namespace"], message.topic)):
+                return
+            self.counts["received"] += 1
         try:
             self._work.put((message, clock.now()), timeout=_PATIENCE_S)
         except queue.Full:

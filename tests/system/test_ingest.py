@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from foreign_messages import CASES
 
-PROFILES = ("tasmota", "shelly2", "zigbee2mqtt", "homie5", "senml")
+from ether.config import profile_files
+
+PROFILES = ("tasmota", "shelly2", "zigbee2mqtt", "homie5", "homeassistant")
 TIMEOUT_S = 20.0
 
 
@@ -39,7 +41,11 @@ def test_devices_of_all_profiles_are_recorded_with_values_units_and_states(ether
     client.publish("tele/plug-1/SENSOR", json.dumps({"ENERGY": {"Power": 999}}), retain=True)
     client.publish("ether/about/old", '{"class": "foreign.tasmota", "kwargs": {"by": "ingest"}}', retain=True)
     client.publish("ether/status/old", '{"state": "lost"}', retain=True)  # of a session that was killed
-    ether.tap(config(broker, list(PROFILES), record={"exclude": ["stat/#", "tele/#"]}))
+    for topic, payload in CASES["homeassistant"].payloads():
+        if topic.endswith("/config") and payload:
+            client.publish(topic, payload, retain=True)
+    entries = [{"profile": name, "ignore": "pump" if name == "tasmota" else []} for name in PROFILES]
+    ether.tap(config(broker, entries, record={"exclude": ["stat/#", "tele/#"]}))
     ether.start()
 
     for name in PROFILES:
@@ -70,7 +76,9 @@ def test_devices_of_all_profiles_are_recorded_with_values_units_and_states(ether
             }
             assert {key: units[key] for key in CASES[name].units} == CASES[name].units
         report = recording.verify()
+        kept = {source["file"]: source["text"] for source in recording.provenance["sources"].values()}
     assert report.complete, report
+    assert kept[str(profile_files()["tasmota"])] == profile_files()["tasmota"].read_text(encoding="utf-8")
     states = {name: str(info.state) for name, info in infos.items()}
     assert [states["plug-1"], states["lamp"], states["lab_window"], states["probe"]] == [
         "lost",

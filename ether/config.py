@@ -813,7 +813,8 @@ class _RuleKeys(_Section):
         default=None, description="Name of the device, or a template of it; default `{dev}`, a level of `match`."
     )
     topic: str | None = Field(
-        default=None, description="Where its readings go, a template of named levels; default the device's name."
+        default=None,
+        description="Where its readings go, a template of named levels; default `{dev}` and what follows it.",
     )
     format: Literal["auto", "senml"] = Field(
         default="auto", description="`auto` (JSON, a number, a word) or `senml` (RFC 8428)."
@@ -830,6 +831,15 @@ class Rule(_RuleKeys):
     """One kind of foreign message, and what it becomes."""
 
     match: PatternText = Field(description="Topic with named levels: `tele/{dev}/SENSOR`.")
+
+    @property
+    def goes_to(self) -> str:
+        """Template of the topic of its readings: by default the device, and what stands behind it in `match`."""
+        if self.topic is not None:
+            return self.topic
+        given = topics.levels(self.match)
+        at = next((place for place, level in enumerate(given) if "{dev}" in level), len(given) - 2)
+        return "/".join(["{dev}", *(level for level in given[at + 1 :] if not topics.is_filter(level))])
 
 
 class Profile(_Section):
@@ -889,7 +899,7 @@ class Source(_Section):
         prefix = [self.prefix] if self.prefix else []
         if self.reader is not None:
             return ["/".join([*prefix, "#"])]
-        found = [topics.levels(rule.topic or "{dev}") for rule in self.rules]
+        found = [topics.levels(rule.goes_to) for rule in self.rules]
         return ["/".join([*prefix, *("+" if "{" in level else level for level in each)]) for each in found]
 
 
@@ -1011,13 +1021,27 @@ def _check_loops(tree: _Tree, sources: Sequence[Source]) -> None:
     patterns = [(number, rule) for number, source in enumerate(sources) for rule in source.rules]
     for number, rule in patterns:
         prefix = f"{sources[number].prefix}/" if sources[number].prefix else ""
-        template = prefix + (rule.topic or "{dev}")
+        template = prefix + rule.goes_to
         for other, taken in patterns:
             if _lands_on(topics.levels(template), topics.levels(taken.match)):
                 whose = "itself" if taken is rule else f"ingest.{other}"
                 what = f"readings go to `{template}`, where {whose} takes in foreign messages (`{taken.match}`)"
                 tree.report(("ingest", number), f"{what}; set `prefix: lab`, or another `topic`")
                 break
+    _check_shared(tree, sources)
+
+
+def _check_shared(tree: _Tree, sources: Sequence[Source]) -> None:
+    """Report rules of the user's own that put different things into one field."""
+    seen: dict[tuple[str, str, str], int] = {}
+    for number, source in enumerate(sources):
+        for rule in source.rules if not source.name else ():
+            template = "/".join(filter(None, (source.prefix, rule.goes_to)))
+            for field in rule.fields or ("value",):
+                first = seen.setdefault((rule.device or "{dev}", template, field), number)
+                if first != number:
+                    what = f"puts the field `{field}` of `{template}` where ingest.{first} does; name another `topic`"
+                    tree.report(("ingest", number), what)
 
 
 def _lands_on(template: list[str], pattern: list[str]) -> bool:

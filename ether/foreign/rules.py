@@ -122,7 +122,7 @@ class _Rule:
         self.device = rule.device or "{dev}"
         self.life = _Life(rule.availability, self.device) if rule.availability is not None else None
         self.devices: dict[str, None] = {}
-        self._topic = rule.topic or "{dev}"
+        self._topic = rule.goes_to
         self._fields = [_Field(name, each) for name, each in rule.fields.items()]
         self._when = _When(rule.time) if rule.time is not None else None
         unit = rule.unit

@@ -83,6 +83,22 @@ def test_a_bare_number_with_a_unit_is_the_field_value():
     ]
 
 
+@pytest.mark.parametrize(
+    ("rule", "topic"),
+    [
+        ({"match": "rig/{dev}/temp"}, "{dev}/temp"),
+        ({"match": "rig/{dev}"}, "{dev}"),
+        ({"match": "rig/{dev}/+/{ch}/#"}, "{dev}/{ch}"),
+        ({"match": "rig/first/temp", "device": "rig-1"}, "{dev}/temp"),
+        ({"match": "a/{dev}/b", "topic": "x"}, "x"),
+    ],
+)
+def test_readings_go_to_the_device_and_what_stands_behind_it(rule, topic):
+    (source,) = Config.load({"ingest": [rule]}).sources
+
+    assert source.rules[0].goes_to == topic
+
+
 def test_named_steps_of_a_path_name_the_fields():
     rule = {"match": "a/{dev}", "fields": {"{sensor}_celsius": {"path": "{sensor}.Temperature", "unit_path": "Unit"}}}
     content = {"Unit": "C", "DS18B20-1": {"Temperature": 1}, "in side": {"Temperature": 2}, "x": {"Humidity": 3}}
@@ -308,6 +324,7 @@ def test_values_that_do_not_fit_are_refused(value, kind):
         ("{match: 'a/{dev}', time: {path: t, format: isso}}", "the format 'isso' is unknown; did you mean `iso`?"),
         ("{match: 'a/{dev}', availability: {topic: 'a/{dev}/s', ready: on}}", "quote it if a text is meant"),
         ("{match: 'a/{dev}', topic: 'a/{dev}'}", "readings go to `a/{dev}`, where itself takes in foreign messages"),
+        ("{match: 'a/{dev}/t'}, {match: 'b/{dev}/t'}", "ingest.1: puts the field `value` of `{dev}/t` where ingest.0 does"),
         ("{match: '{dev}'}", "set `prefix: lab`, or another `topic`"),
         ("{match: 'a/{dev}', prefix: ether}", "'ether/' is reserved"),
         ("{profile: tasmoto}", "1:20: ingest.0.profile: no profile 'tasmoto'; did you mean `tasmota`?"),

@@ -1324,7 +1324,8 @@ class Host:
         """Return the folders of publishers that are ours to settle, one each."""
         place = self._outbox_place()
         found = leftovers(place) if place is not None else []
-        return [each for each in found if self.recording is not None or each.name in self._supervisor.children]
+        ours = {*self._supervisor.children, *self._foreign_devices()}
+        return [each for each in found if self.recording is not None or each.name in ours]
 
     def _outbox_place(self) -> Path | None:
         """Return where outboxes are that are ours to settle; None where there are none."""
@@ -1333,8 +1334,7 @@ class Host:
         return outbox_folder(recording) if recording is not None else None
 
     def _foreign_devices(self) -> list[str]:
-        abouts = list(self.client.abouts.items())
-        return [name for name, each in abouts if isinstance(each.kwargs, dict) and each.kwargs.get("by") == ingest.NAME]
+        return [name for name, each in list(self.client.abouts.items()) if ingest.is_device(each)]
 
     def _clear_retained(self) -> None:
         """Leave no ghosts: what nobody will look for, on a broker that outlives us."""

@@ -23,8 +23,8 @@ from ether.errors import EtherError, PayloadError
 from ether.foreign import homeassistant, homie
 from ether.foreign.conveyor import live
 from ether.foreign.facts import as_type
-from ether.foreign.ingest import CLASS_PREFIX
 from ether.foreign.ingest import NAME as INGEST
+from ether.foreign.ingest import is_device
 from ether.foreign.outline import Kind, Outline, Shown, kinds_in, outline
 from ether.member import Member
 from ether.model import About, Envelope, Message, State
@@ -189,7 +189,7 @@ class Bridge:
 
     def _shows(self, name: str, about: About) -> bool:
         sound = all(isinstance(each, dict) for each in (about.publishes, about.subscribes, about.params))
-        ours = self.options.foreign or not about.class_name.startswith(CLASS_PREFIX)
+        ours = self.options.foreign or not is_device(about)
         return sound and ours and name not in _SILENT
 
     def _announce(self, about: About, context: tuple[int, frozenset[str]], before: _Announced | None) -> None:

@@ -319,6 +319,8 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 # --- the other way: documents of our own components
 
+SESSION = "session"
+"""The member by which the others are there."""
 _AVAILABILITY = (
     "{% set state = value_json.state if value_json is mapping else value %}"
     "{{ 'online' if state in ('ready', 'alert', 'sleeping') else 'offline' }}"
@@ -362,8 +364,10 @@ def document(outlined: Outline, namespace: str, version: str) -> dict[str, Any]:
         parts[key] = {"unique_id": f"{device}_{key}", "name": each.name, **_part(each, name, namespace)}
     model = {"model": outlined.class_name} if outlined.class_name else {}
     whole = f"{namespace} {name}" if namespace else name
+    via = {"via_device": identity(SESSION, namespace)} if name != SESSION else {}
+    known = {"identifiers": [device], "name": whole, "manufacturer": "ether", "sw_version": version}
     return {
-        "device": {"identifiers": [device], "name": whole, "manufacturer": "ether", "sw_version": version, **model},
+        "device": {**known, **model, **via},
         "origin": {"name": ORIGIN, "sw_version": version},
         "availability_topic": status,
         "availability_template": _AVAILABILITY,

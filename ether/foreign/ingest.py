@@ -32,13 +32,11 @@ from ether.model import About, Message, State
 from ether.mqtt import Connection, Receipt, Tls
 from ether.outbox import Sender
 
-__all__ = ["CLASS_PREFIX", "NAME", "Ingest", "main"]
+__all__ = ["NAME", "Ingest", "is_device", "main"]
 
 logger = logging.getLogger(__name__)
 
 NAME = "ingest"
-CLASS_PREFIX = "foreign."
-"""Begins the class in a foreign device's description."""
 _QUEUE = 10_000
 _PATIENCE_S = 1.0
 """So long the broker is kept waiting for a place in the queue."""
@@ -102,7 +100,9 @@ class Ingest:
         self._work: queue.Queue[tuple[Message, float] | None] = queue.Queue(_QUEUE)
         self._stopping = threading.Event()
         self.member = self._member(NAME, _OWN_EVERY_S)
-        self.member.on_message = self._ordered
+        self.member.on_message = self._hear
+        self._client = Client(self.member.connection, NAME, self.member.boot)
+        """Knows who else lives."""
         self.member.describe = lambda: {"queued": self._work.qsize(), "devices": len(self._devices)}
         self.counts = self.member.counts
         self._foreign = Connection(orders["url"], f"{NAME}-foreign-{self.member.boot}", tls=self._tls)
@@ -122,14 +122,12 @@ class Ingest:
         """Connect; returns when the broker has granted the subscriptions and nothing can be missed any more."""
         timeout = self._orders["start_timeout"]
         member = self.member
-        client = Client(member.connection, NAME, member.boot)
-        member.on_message = lambda message, receipt: client.take(message)
         member.open(timeout)
         member.log_to_topic()
-        if self._orders["recorded"]:
-            client.wait_until_ready("recorder", timeout)
-        member.on_message = self._ordered
         member.connection.subscribe([topics.command(NAME, "+")])
+        self._client.watch()
+        if self._orders["recorded"]:
+            self._client.wait_until_ready("recorder", timeout)
         self._describe()
         self._foreign.open(timeout)
         self._subscribe()
@@ -215,10 +213,12 @@ class Ingest:
 
     # --- incoming, in the network threads
 
-    def _ordered(self, message: Message, _receipt: Receipt | None) -> None:
+    def _hear(self, message: Message, _receipt: Receipt | None) -> None:
         reserved = topics.parse(message.topic)
         if reserved is not None and reserved.kind == "command" and reserved.name == NAME and reserved.verb == "stop":
             self.stop("told to stop")
+        else:
+            self._client.take(message)
 
     def receive(self, message: Message, _receipt: Receipt | None = None) -> None:
         """Queue a foreign message; the broker waits a little while there is no room, then it is dropped and counted."""
@@ -287,7 +287,7 @@ class Ingest:
                     {**outbox, "folder": folder}, member.connection, name, member.boot, member.counts
                 )
             about = About(
-                name, class_name=f"{CLASS_PREFIX}{source.given.name or 'rule'}", version=ether.__version__,
+                name, class_name=f"foreign.{source.given.name or 'rule'}", version=ether.__version__,
                 kwargs={"id": given, "by": NAME},
             )  # fmt: skip
             device = _Device(member, codecs.Signer(name, member.boot), about)
@@ -306,12 +306,18 @@ class Ingest:
     def _name(self, number: int, given: str) -> str:
         """Return a name for a device that nobody else has."""
         name = topics.slug(given)
-        if name in self._names:
+        if name in self._names or self._is_anothers(name):
             mark = sha256(f"{number} {given}".encode()).hexdigest()[:4]
             logger.error("%s: the name %s is taken; the device %r is called %s-%s", NAME, name, given, name, mark)
             name = f"{name}-{mark}"
         self._names.add(name)
         return name
+
+    def _is_anothers(self, name: str) -> bool:
+        """Return whether somebody else of this name lives: a microcontroller, an object that a script has added."""
+        status, about = self._client.statuses.get(name), self._client.abouts.get(name)
+        lives = status is not None and status.state not in (State.LOST, State.DISCONNECTED)
+        return lives and (about is None or not is_device(about))
 
     @staticmethod
     def _lives(device: _Device, fact: Alive) -> None:
@@ -375,6 +381,11 @@ class Ingest:
         logger.log(level, "%s: %s", NAME, line)
         if len(self._told) > _LINES:
             logger.warning("%s: further troubles are only counted, as `rejected` and `refused` of its status", NAME)
+
+
+def is_device(about: About) -> bool:
+    """Return whether a description is of a foreign device that was taken in."""
+    return isinstance(about.kwargs, dict) and about.kwargs.get("by") == NAME
 
 
 def main() -> None:

@@ -125,7 +125,7 @@ def test_a_document_of_home_assistant_tells_all_of_a_component(outlined):
     assert found == {
         "device": {
             "identifiers": ["ether_furnace"], "name": "furnace", "manufacturer": "ether", "model": "bridge_parts.Furnace",
-            "sw_version": "0.1.0",
+            "sw_version": "0.1.0", "via_device": "ether_session",
         },
         "origin": {"name": "ether", "sw_version": "0.1.0"},
         "availability_topic": "ether/status/furnace",

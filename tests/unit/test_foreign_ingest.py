@@ -11,7 +11,7 @@ from ether import codecs
 from ether.foreign import ingest
 from ether.foreign.facts import Alive, Taken
 from ether.foreign.ingest import Ingest
-from ether.model import Message, State
+from ether.model import About, Message, State, Status
 
 
 class Voice:
@@ -21,7 +21,7 @@ class Voice:
         self.name, self.boot, self.state, self.detail = name, "b", State.INIT, ""
         self.outbox, self.counts, self.said, self.abouts = None, Counter(), [], []
         self.connection = SimpleNamespace(
-            check_size=lambda topic, payload: None, publish=lambda *each: self.said.append(each)
+            client_id=name, check_size=lambda topic, payload: None, publish=lambda *each: self.said.append(each)
         )
 
     def open(self, timeout):
@@ -103,6 +103,17 @@ def test_what_the_broker_kept_and_who_is_not_wanted_is_counted_only(taking):
     assert settle(taking, Taken("not_me", "{dev}", {"v": 1})) is None
 
     assert (taking.counts["replays"], taking.counts["unwanted"]) == (1, 1)
+
+
+def test_a_device_never_takes_the_name_of_somebody_else_who_lives(taking, caplog):
+    taking._client.statuses |= {"mcu": Status(State.READY), "old": Status(State.LOST), "known": Status(State.READY)}
+    taking._client.abouts |= {"known": About("known", kwargs={"by": "ingest"})}
+
+    names = [settle(taking, Taken(name, "{dev}", {"v": 1})).member.name for name in ("mcu", "old", "known", "session")]
+
+    assert names[1:3] == ["old", "known"]
+    assert names[0].startswith("mcu-") and names[3].startswith("session-")
+    assert "the name mcu is taken; the device 'mcu' is called" in caplog.text
 
 
 def test_there_is_an_end_to_devices(taking, monkeypatch, caplog):

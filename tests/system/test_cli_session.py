@@ -242,6 +242,11 @@ def test_top_fills_the_terminal_and_leaves_it_as_it_was(running: Bench, until: A
     assert (len(lines), max(map(len, lines))) == (24, 80), "nothing wraps"
 
 
+def test_why_tells_of_who_is_there_and_of_who_is_not(running: Bench) -> None:
+    assert running.run("why", "sensor").startswith("sensor is ready, for ")
+    assert "did you mean `sensor`?" in running.run("why", "sensr", "--for", "100ms", code=1)
+
+
 def test_top_prints_once_for_programs(running: Bench) -> None:
     found = json.loads(running.run("top", "--once", "--json"))
 

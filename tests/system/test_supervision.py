@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from ether.cli.why import _explain
 from ether.errors import PreflightError, SessionError
 from ether.recorder.verify import verify
 
@@ -328,24 +326,7 @@ def test_a_stop_that_cannot_be_says_why_and_stops_nothing(ether, names, said):
 # --- what `ether why` tells
 
 
-@pytest.fixture
-def why() -> Any:
-    """Ask as a user would, in a process of its own."""
-
-    def ask(word: str, code: int = 0) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "ether.cli", "why", word, "--for", "300ms"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == code, done.stderr
-        return done.stderr if code else done.stdout
-
-    return ask
-
-
-def test_why_explains_each_absence(ether, workdir, raw, until, why):
+def test_why_explains_each_absence(ether, workdir, raw, until):
     backoff = {"policy": "always", "backoff": ["60s", "60s"]}
     ether.tap(
         _config(
@@ -366,23 +347,28 @@ def test_why_explains_each_absence(ether, workdir, raw, until, why):
         until(lambda name=name, state=state: ether.instances()[name].state == state, 30.0, f"{name} {state}")
     until(lambda: ether.instances()["looping"].process == "backoff")
 
-    names = ("spare", "fragile", "looping", "heater", "board", "ticker", "tick")
-    with ThreadPoolExecutor() as pool:
-        told = dict(zip(names, pool.map(why, names), strict=True))
+    def why(name: str) -> tuple[str, str]:
+        found = _explain(ether, name, 0.3)
+        return "\n".join(found["why"]), "\n".join(map(" ".join, found["facts"]))
 
-    assert "spare is declared with `autorun: false`, and was never started" in told["spare"]
-    assert told["fragile"].startswith("fragile ended: exit code 7; with `restart: never`")
-    assert "I die of 7" in told["fragile"]
-    assert "looping ended" in told["looping"] and "it is started again in" in told["looping"]
-    assert "I die at start" in told["looping"]
-    assert told["heater"].startswith("heater hangs: Heater.heat has not returned") and "released.wait" in told["heater"]
-    assert told["board"].startswith("board is silent: it promised a status every 0.1 s")
-    assert told["ticker"].startswith("ticker is ready") and "tick: up to number" in told["ticker"]
-    assert "by ticker" in told["tick"].splitlines()[0] and "ticker, ready" in told["tick"]
-    assert "did you mean `ticker`?" in why("tickr", code=1)
+    assert "spare is declared with `autorun: false`, and was never started" in why("spare")[0]
+    fragile, facts = why("fragile")
+    assert fragile.startswith("fragile ended: exit code 7; with `restart: never`") and "I die of 7" in fragile
+    assert "process exited, restart: never, 0 restarts, last end: exit code 7" in facts
+    looping, _ = why("looping")
+    assert "it is started again in" in looping and "I die at start" in looping
+    heater, _ = why("heater")
+    assert heater.startswith("heater hangs: Heater.heat has not returned") and "released.wait" in heater
+    assert why("board")[0].startswith("board is silent: it promised a status every 0.1 s")
+    ticker, facts = why("ticker")
+    assert ticker.startswith("ticker is ready") and "recorded tick: up to number" in facts
+    tick, facts = why("tick")
+    assert tick.endswith("by ticker") and "publisher ticker, ready" in facts
+    with pytest.raises(SessionError, match="no instance is called so, .*; did you mean `ticker`?"):
+        why("tickr")
     ether.stop("ticker")
-    stopped = why("tick")
-    assert "should publish it\nticker was stopped by order" in stopped and "readings, the last" in stopped
+    tick, facts = why("tick")
+    assert "should publish it\nticker was stopped by order" in tick and "readings, the last" in facts
     os.kill(ether.processes()["heater"]["pid"], signal.SIGKILL)
     hanging.join()
     until(lambda: ether.processes()["heater"]["state"] == "exited")

@@ -83,8 +83,10 @@ def config(broker: str, folder: Path) -> dict[str, Any]:
         "steady-1": {"class_path": "chaos.Steady"},
         "steady-2": {"class_path": "chaos.Steady"},
     }
+    with socket.create_server(("127.0.0.1", 0)) as probe:  # not 1883, which somebody else may take while it is down
+        listen = f"127.0.0.1:{probe.getsockname()[1]}"
     return {
-        "broker": broker,
+        "broker": {"kind": broker, "listen": listen},
         "session": {"name": "chaos", "data": str(folder / "data"), "stop_timeout": "30s", "start_timeout": "60s"},
         "instances": {name: {**each, "restart": restart} for name, each in classes.items()},
     }
@@ -117,15 +119,13 @@ class Chaos:
     """From a kill until everybody was ready again, where that came before the next fault."""
     _kills: dict[str, deque[float]] = field(default_factory=dict)
 
-    def run(self, seconds: float) -> dict[str, Usage]:
-        """Break something every few seconds; return what this process held when warm, and at the end."""
-        held = {}
+    def run(self, seconds: float) -> tuple[dict[str, Usage], dict[str, Usage]]:
+        """Break something every few seconds; return what each process held when warm, and at the end."""
+        warm: dict[str, Usage] = {}
         begun = time.monotonic()
         while (passed := time.monotonic() - begun) < seconds:
-            if passed > min(_WARM_S, seconds / 3) and "warm" not in held:
-                self.wait_until_all_are_ready()
-                gc.collect()
-                held["warm"] = Usage.of(psutil.Process())
+            if passed > min(_WARM_S, seconds / 3) and not warm:
+                warm = self.held()
             broken = time.monotonic()
             killed = self.fault()
             pause = self.rng.uniform(*_PAUSE_S)
@@ -133,10 +133,16 @@ class Chaos:
                 self.mended_s.append(time.monotonic() - broken)
             time.sleep(max(0.0, broken + pause - time.monotonic()))
             assert ether.tapped, "the session has ended"
+        return warm, self.held()
+
+    def held(self) -> dict[str, Usage]:
+        """Return what each process holds, once all are ready."""
         self.wait_until_all_are_ready()
         gc.collect()
-        held["end"] = Usage.of(psutil.Process())
-        return held
+        found = ether.processes()
+        return {
+            name: Usage.of(psutil.Process(found[name]["pid"])) for name in ("session", "recorder", "broker", *INSTANCES)
+        }
 
     def fault(self) -> int | None:
         """Break something, unless it is broken already; return the process that was killed."""
@@ -209,7 +215,10 @@ def ready_after(within: float, killed: int | None = None) -> bool:
     return False
 
 
-def tell(chaos: Chaos, held: dict[str, Usage], restarts: dict[str, int], report: Report, left: list[str]) -> list[str]:
+def tell(
+    chaos: Chaos, warm: dict[str, Usage], end: dict[str, Usage], restarts: dict[str, int], report: Report,
+    left: list[str],
+) -> list[str]:  # fmt: skip
     """Print the figures; return what is not as it should be."""
     mended = sorted(chaos.mended_s)
     stored = sum(each.stored for each in report.tallies)
@@ -221,17 +230,19 @@ def tell(chaos: Chaos, held: dict[str, Usage], restarts: dict[str, int], report:
     print(f"messages          {stored:,} recorded, {sum(each.duplicates for each in report.tallies):,} came again")
     verdict = "complete" if report.complete else f"not complete: {report.missing} missing"
     print(f"ether verify      {verdict}; damage: {report.damage or 'none'}")
-    print(f"the host, warm    {held['warm']}")
-    print(f"the host, at end  {held['end']}")
+    for name, usage in end.items():
+        print(f"held by {name:9s} {usage} (warm: {warm[name]})")
     print(f"left behind       {left or 'nothing'}")
     wrong = [f"left behind: {each}" for each in left]
     holes = sum(last - first + 1 for each in report.tallies for first, last in each.holes)
     if report.damage or holes != report.missing:
         wrong.append(f"{report.missing} missing, {holes} of them named; damage: {report.damage}")
-    if held["end"].descriptors > held["warm"].descriptors + 5 or held["end"].threads > held["warm"].threads + 3:
-        wrong.append(f"descriptors or threads leak: {held['warm']} -> {held['end']}")
-    if held["end"].memory_mb > held["warm"].memory_mb + _GROWTH_MB:
-        wrong.append(f"memory leaks: {held['warm']} -> {held['end']}")
+    for name, usage in end.items():
+        before = warm[name]
+        if usage.descriptors > before.descriptors + 5 or usage.threads > before.threads + 3:
+            wrong.append(f"{name} leaks descriptors or threads: {before} -> {usage}")
+        if usage.memory_mb > before.memory_mb + _GROWTH_MB:
+            wrong.append(f"{name} leaks memory: {before} -> {usage}")
     return wrong
 
 
@@ -254,7 +265,7 @@ def main() -> None:
     ether.tap(config(options.broker, folder))
     ether.start()
     chaos = Chaos(random.Random(options.seed), int(ether.info()["broker"]["url"].rpartition(":")[2]))
-    held = chaos.run(options.minutes * 60)
+    warm, end = chaos.run(options.minutes * 60)
     restarts = {name: each["restarts"] for name, each in ether.processes().items() if each.get("restarts")}
     (folder / "witness" / "halt").touch()
     children = psutil.Process().children(recursive=True)
@@ -266,7 +277,7 @@ def main() -> None:
     if after.descriptors > before.descriptors + 3:
         left.append(f"{after.descriptors - before.descriptors} descriptors")
     report = verify(summary.recording)
-    wrong = tell(chaos, held, restarts, report, left) + list(summary.problems)
+    wrong = tell(chaos, warm, end, restarts, report, left) + list(summary.problems)
     if report.complete:
         compare(folder / "witness", summary.recording, report.as_dict())
         print("independent count agrees: every message of the witness is recorded once")

@@ -2,9 +2,9 @@
 
     python benchmarks/supervision.py [--broker embedded|mosquitto] [--crashes 40] [--instances 50] [--idle 30]
 
-Everything runs on this machine, with its own broker; `--part` chooses `crash`, `many` or `ps`. Machines are noisy: each
-part is printed beside the load average and a bare `python -c "import pydantic, paho.mqtt.client"`, which each instance
-needs at the least, in the same run.
+Everything runs on this machine, with its own broker; `--part` chooses `crash`, `remote`, `many` or `ps`. Machines are
+noisy: each part is printed beside the load average and a bare `python -c "import pydantic, paho.mqtt.client"`, which
+each instance needs at the least, in the same run.
 """
 
 from __future__ import annotations
@@ -119,6 +119,39 @@ def crash(broker: str, crashes: int) -> dict[str, float]:
     }
 
 
+FAR = """
+import sys, threading
+from ether.member import Member
+from ether.model import State
+member = Member(sys.argv[1], "far")
+member.open()
+member.set_status(State.READY)
+threading.Event().wait()
+"""
+"""A member that nobody here supervises, as one on another machine."""
+
+
+def remote(broker: str) -> dict[str, float]:
+    """Kill a member that is not ours, and stop another; measure until its status says `lost`."""
+    ether.tap(config(broker, 1))
+    url = ether.info()["broker"]["url"]
+    watch = Watch(url)
+    took = []
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        with watch.came:
+            watch.seen.pop("far", None)
+        far = subprocess.Popen([sys.executable, "-c", FAR, url])
+        watch.first("far", "ready")
+        begun = time.monotonic()
+        far.send_signal(number)
+        took.append(watch.first("far", "lost", within=60.0) - begun)
+        far.kill()
+        far.wait()
+    watch.connection.close()
+    ether.shutdown()
+    return {"killed elsewhere, to lost (ms)": took[0] * 1e3, "silent elsewhere, to lost (s)": took[1]}
+
+
 def many(broker: str, count: int, idle_s: float) -> dict[str, float]:
     """Start many instances at once, and let them idle."""
     begun = time.monotonic()
@@ -189,7 +222,7 @@ def main() -> None:
     parser.add_argument("--crashes", type=int, default=40)
     parser.add_argument("--instances", type=int, default=50)
     parser.add_argument("--idle", type=float, default=30.0)
-    parser.add_argument("--part", choices=("crash", "many", "ps"))
+    parser.add_argument("--part", choices=("crash", "remote", "many", "ps"))
     options = parser.parse_args()
     logging.getLogger("ether").setLevel("CRITICAL")
     os.environ["ETHER_LOG_LEVEL"] = "CRITICAL"
@@ -198,6 +231,7 @@ def main() -> None:
         subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
     parts = {
         "crash": lambda: crash(options.broker, options.crashes),
+        "remote": lambda: remote(options.broker),
         "many": lambda: many(options.broker, options.instances, options.idle),
         "ps": lambda: ps(options.broker),
     }

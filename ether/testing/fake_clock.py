@@ -263,6 +263,7 @@ class FakeClock:
                 f"with a clock of a test, only time.sleep() and what ether waits for lets time pass:\n{frame}"
             )
         if thread.over:
+            thread.join()  # who waits for its end must not find it ending
             self._threads.remove(thread)
 
     # --- in the place of the real one

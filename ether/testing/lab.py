@@ -41,6 +41,7 @@ __all__ = ["Lab"]
 logger = logging.getLogger("ether")
 
 _URL = "mqtt://memory"
+_KILLED = -int(getattr(signal, "SIGKILL", signal.SIGTERM))
 
 
 class Lab:
@@ -207,7 +208,7 @@ class Lab:
             raise SessionError(f"no instance {name!r}{suggest(name, found)}")
         return str(found[name].state)
 
-    def crash(self, name: str, code: int = -signal.SIGKILL) -> None:
+    def crash(self, name: str, code: int = _KILLED) -> None:
         """End the process of an instance at once, in whatever it is doing, as ``kill -9`` does.
 
         Args:
@@ -391,7 +392,7 @@ class _InProcess:
             self.end(-signal.SIGTERM)
 
     def kill(self) -> None:
-        self.end(-signal.SIGKILL)
+        self.end(_KILLED)
 
     def send_signal(self, number: int) -> None:
         if number == signal.SIGTERM:

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ether import clock, codecs, process, topics
 from ether.client import Client, InstanceInfo
@@ -27,10 +28,15 @@ from ether.config import Instance as InstanceConfig
 from ether.errors import PayloadError, SessionError, suggest
 from ether.host import Host
 from ether.instance import Instance, make_safe
+from ether.journal import Journal
 from ether.log import SessionLog
 from ether.member import Member
 from ether.model import Message, Reading, State, Summary
 from ether.mqtt import Receipt
+from ether.recorder import seal
+from ether.recorder.entries import Kind, journal_folder
+from ether.recorder.ingest import Ingest
+from ether.recorder.reader import Recording, open_recording
 from ether.session import Ether, ether, make_instance
 from ether.supervisor import Child
 from ether.testing.fake_clock import FakeClock
@@ -40,6 +46,7 @@ __all__ = ["Lab"]
 
 logger = logging.getLogger("ether")
 
+_DISK_S = 60.0
 _URL = "mqtt://memory"
 _KILLED = -int(getattr(signal, "SIGKILL", signal.SIGTERM))
 
@@ -69,7 +76,8 @@ class Lab:
         self._processes: dict[str, _InProcess] = {}
         self._pids = count(1)
         self._cut: set[str] = set()
-        self._messages: list[Message] = []
+        self._messages: list[tuple[Message, int, int]] = []
+        """What was published, and when, on both clocks, in ns."""
         self._ours = vars(ether)
         self._open = ExitStack()
 
@@ -178,10 +186,44 @@ class Lab:
         """Return the readings that were published so far, in their order; by default all but ether's own."""
         own = not topics.is_reserved(topic_filter)
         found = []
-        for message in self._messages:
+        for message, _, _ in self._messages:
             if topics.matches(topic_filter, message.topic) and not (own and topics.is_reserved(message.topic)):
                 found += _readings(message)
         return found
+
+    def record(self, path: str | Path) -> Recording:
+        """Write what was published so far to a file, as the recorder would have, and open it.
+
+        It is complete once the session has ended, as then every publisher has said its last number.
+
+        Raises:
+            SessionError: there is such a file.
+        """
+        target = Path(path).absolute()
+        if target.exists():
+            raise SessionError(f"{target} is there already; choose another name")
+        host = self._need()
+        nothing: Any = lambda *given: None  # noqa: E731 - nobody waits for confirmations
+        ingest = Ingest(wanted=["#"], exclude=[], acknowledge=nothing, confirm=nothing, stop=nothing)
+        stamps = list(self._messages[0][1:])
+
+        def stamp(which: int) -> int:
+            return stamps[which]
+
+        with (
+            Journal(journal_folder(target)) as journal,
+            mock.patch.object(clock, "now_ns", partial(stamp, 0)),
+            mock.patch.object(clock, "monotonic_ns", partial(stamp, 1)),
+        ):
+            session = {"id": host.id, "name": host.config.session.name}
+            ingest.write(Kind.SESSION, {"session": session, "provenance": {"config": host.config.safe_text}})
+            ingest.start(journal)
+            for message, stamps[0], stamps[1] in self._messages:
+                if message.payload or not topics.is_reserved(message.topic):  # else cleared behind a recorder's back
+                    ingest.take(message, None)
+            ingest.close("stop", _DISK_S)
+        seal.recover(target)
+        return open_recording(target)
 
     def call(self, target: str, method: str, /, **arguments: Any) -> Any:
         """Call a method of an instance and return its result, or raise CallError, as `ether.get`."""
@@ -266,7 +308,7 @@ class Lab:
     def note(self, message: Message) -> None:
         """Keep what was published."""
         if not message.retain:
-            self._messages.append(message)
+            self._messages.append((message, clock.now_ns(), clock.monotonic_ns()))
 
     # as a launcher of processes
 
@@ -327,6 +369,10 @@ class _Host(Host):
     def _spawn_conveyors(self) -> dict[str, Child]:
         """Nobody converts foreign topics; a test publishes what comes of them."""
         return {}
+
+    def _stop_recorder(self) -> None:
+        assert self._member is not None
+        self._member.leave(self.client.last_numbers())
 
     def _needs_pickle(self, instance: InstanceConfig) -> bool:
         return False

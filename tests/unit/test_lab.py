@@ -514,3 +514,26 @@ def test_a_status_tells_for_how_long_a_method_has_been_running():
         assert 13 <= lab.instances()["slow"].counts["busy_s"] <= 15
         lab.advance(25)
         assert "busy_s" not in lab.instances()["slow"].counts
+
+
+def test_what_was_published_makes_a_recording_that_is_complete(oven, tmp_path):
+    begun = oven.now
+    with ether.run("growth", operator="Ada"):
+        oven.publish("oven/target", 120.0)
+        oven.cut_network("oven")
+        oven.advance(3)
+        oven.restore_network("oven")
+        oven.advance(7)
+        ether.annotate("door opened")
+    oven.shutdown()
+
+    with oven.record(tmp_path / "growth.h5") as recording:
+        assert recording.verify().complete
+        stream = recording["oven/temperature"]
+        assert stream.to_numpy()["value"].tolist() == [each.value for each in oven.messages("oven/temperature")]
+        assert [(run.name, run.outcome, run.metadata) for run in recording.runs] == [
+            ("growth", "success", {"operator": "Ada"})
+        ]
+        assert [(each.text, each.t0 - begun) for each in recording.annotations] == [("door opened", 10.0)]
+    with pytest.raises(SessionError, match="is there already"):
+        oven.record(tmp_path / "growth.h5")

@@ -456,7 +456,6 @@ class Case(NamedTuple):
     number: int
     run: Callable[[BrokerProcess, int], Figures]
     goals: list[Goal]
-    once: bool = False
 
 
 def least(broker: str, figure: str, bound: float, peer: str = "") -> Goal:
@@ -483,7 +482,7 @@ def cases(messages: int) -> dict[str, Case]:
             most("embedded", "peak MB", 150),
             most("embedded", "others' p99 ms", 2, "mosquitto"),
         ]
-        return Case(number, lambda broker, n: flood(broker, n, size=size, recorder=recorder), goals, once=True)
+        return Case(number, lambda broker, n: flood(broker, n, size=size, recorder=recorder), goals)
 
     def fast(factor: float) -> list[Goal]:
         return [
@@ -544,7 +543,7 @@ def judge(goal: Goal, figures: dict[str, Figures]) -> str:
 def measure(case: Case, kinds: dict[str, type[BrokerProcess]], repeats: int) -> dict[str, Figures]:
     """Broker → medians; who fails is left out."""
     found: dict[str, list[Figures]] = {name: [] for name in kinds}
-    for _ in range(1 if case.once else repeats):
+    for _ in range(repeats):
         for name, kind in kinds.items():
             with tempfile.TemporaryDirectory() as folder:
                 broker = kind(Path(folder))

@@ -16,6 +16,7 @@ from damaged import damaged
 
 from ether.testing.broker_contract import PINGREQ, TIMEOUT_S, Client, Closed, wire
 from ether_broker.broker import EtherBroker
+from ether_broker.connection import Connection
 from ether_broker.limits import Limits
 
 
@@ -312,3 +313,35 @@ def test_idle_clients_cost_little() -> None:
 
         # Client and broker share this process: this is the cost of both ends.
         assert (process.memory_info().rss - before) / number < 40_000
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_long_queue_leaves_in_portions_between_which_others_have_their_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    portions: list[int] = []
+    chunks: list[int] = []
+    flush, handle = Connection.flush, Connection.data_received
+
+    def flushed(self: Connection) -> None:
+        portions.append(len(self._out))
+        flush(self)
+
+    def handled(self: Connection, data: bytes) -> None:
+        handle(self, data)
+        if self.client_id == "away" and self.session is not None:
+            chunks.append(self._chunk)
+
+    monkeypatch.setattr(Connection, "flush", flushed)
+    monkeypatch.setattr(Connection, "data_received", handled)
+    with running(Limits(queue_bytes=50_000), tmp_path if stored else None) as (_, client):
+        away = client("away", clean=False)
+        away.subscribe(("away", 1))
+        away.disconnect()
+        client().publish_many([wire.publish("away", b"%d" % n, 1, n + 1) for n in range(3000)])
+
+        found = client("away", clean=False).messages(3000)
+
+    assert [int(m.payload) for m in found] == list(range(3000))
+    assert 100 < max(portions) <= 302  # with CONNACK
+    assert chunks[-1] == 8 * 1024  # where acknowledgements come, less is read at once

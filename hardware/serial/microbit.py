@@ -1,6 +1,5 @@
-# A board with MicroPython on a serial port, here a BBC micro:bit: it prints lines. On the other end:
+# A BBC micro:bit with MicroPython: it prints lines. On the other end:
 #     ether serial /dev/ttyACM0 --name bench1
-# Other boards differ in two places: how a value is measured, and how a line is read (`sys.stdin` with `select.poll`).
 from microbit import display, running_time, sleep, temperature, uart
 
 DESCRIPTION = (

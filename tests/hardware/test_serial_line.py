@@ -1,10 +1,14 @@
 """The line protocol: its vectors, each piece by piece, and what damaged input does."""
 
+import contextlib
 import json
 import logging
+import os
+import pty
 import random
 import shutil
 import subprocess
+import tty
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -234,6 +238,37 @@ def test_the_arduino_sketch_says_and_obeys_what_the_protocol_has(board, voice, m
     assert done.stderr == b"LED on\nLED off\n"
     assert done.stdout.count(b"ether {") == 2  # at the start, and as it was asked
     assert voice.published[0] == ["bench1/temp", {"value": 23.44}]
+    assert voice.member.counts["rejected"] == 0
+    assert voice.about.publishes == {"bench1/temp": {"fields": {"value": {"unit": "degC"}}, "every": 1}}
+    assert voice.subscribed == {"bench1/led": {"value": {"type": "boolean"}}}
+
+
+def test_the_micropython_example_says_and_obeys_what_the_protocol_has(board, voice, micropython, until, caplog):
+    caplog.set_level(logging.INFO)
+    ours, theirs = pty.openpty()
+    tty.setraw(theirs)
+    os.set_blocking(ours, False)
+    env = {**os.environ, "MICROPYPATH": f"{PARTS / 'pico'}:.frozen"}
+    running = subprocess.Popen([micropython, SERIAL / "main.py"], stdin=theirs, stdout=theirs, env=env)
+    board._serial = SimpleNamespace(write=lambda line: os.write(ours, line))
+    board.send(Reading("bench1/led", {"value": True}))
+    board._write("ether", ...)
+    board.send(Reading("bench1/led", {"value": False}))
+
+    def obeyed():
+        with contextlib.suppress(BlockingIOError):
+            board._take(os.read(ours, 1000))
+        return "bench1: led false" in caplog.messages
+
+    until(obeyed, 15.0)
+    running.kill()
+    running.wait()
+    os.close(ours)
+    os.close(theirs)
+
+    remarks = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert remarks == [f"bench1: {each}" for each in ("LED on", "led true", "LED off", "led false")]
+    assert voice.published[0] == ["bench1/temp", {"value": pytest.approx(27.6, abs=0.1)}]
     assert voice.member.counts["rejected"] == 0
     assert voice.about.publishes == {"bench1/temp": {"fields": {"value": {"unit": "degC"}}, "every": 1}}
     assert voice.subscribed == {"bench1/led": {"value": {"type": "boolean"}}}

@@ -42,8 +42,9 @@ class Device:
         """Announce; at each connection, for brokers forget."""
         self.say(self.state)
         self.state = "ready"
-        about = json.dumps({"ether": 1, "boot": self.boot, **ABOUT})
-        self.mqtt.publish(self.about_topic, about, retain=True, qos=1)
+        about = {"ether": 1, "boot": self.boot}
+        about.update(ABOUT)
+        self.mqtt.publish(self.about_topic, json.dumps(about), retain=True, qos=1)
         self.say(self.state)
         self.mqtt.subscribe("lab/led", 1)
 

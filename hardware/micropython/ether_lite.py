@@ -31,18 +31,18 @@ _marks = []
 _ticks = getattr(time, "ticks_ms", None) or (lambda: time.monotonic_ns() // 1000000)
 
 
-def _mark(*args):
+def _on(*args):
     return lambda method: _marks.append((method,) + args) or method
 
 
 def ether_pub(*, topic=None, every=0, unit=None, range=None, type=None, qos=1, keep="all"):
     """Publish what the method returns; with `every`, call it so often (seconds)."""
-    return _mark(topic, qos, type, keep, unit, range, every)
+    return _on(topic, qos, type, keep, unit, range, every)
 
 
 def ether_sub(*, topic=None, type=None, qos=1):
     """Call the method with each message of a topic or topic filter."""
-    return _mark(topic, qos, type, None, None, None, None)
+    return _on(topic, qos, type, None, None, None, None)
 
 
 def _json(value):
@@ -85,7 +85,7 @@ class Ether:
     ring = 64  # so many readings of a topic are kept until they are recorded
     buffer = 512  # bytes; longer packets are not received, and batches are about half as long
     connect = None  # called with host and port, returns a socket with readinto, write and close that never block
-    restart = None  # called for the command `restart`; the board is reset otherwise
+    restart = None  # called for the command `restart`, which is ignored otherwise
 
     recording = False  # somebody records
     error = None  # why the last connection ended
@@ -96,8 +96,8 @@ class Ether:
 
     def __init__(self, target, name, host, port=1883, **options):
         self.name = name
-        self._host = host, port
-        self._of = target
+        self.host = host, port
+        self.target = target
         self.boot = "%08x" % int.from_bytes(urandom(4), "big")
         for key in options:
             getattr(self, key)  # refuses what is no option
@@ -108,7 +108,7 @@ class Ether:
             ("ether/status/recorder", 1, self._life),
             ("ether/status/" + name, 1, self._life),
             ("ether/stored/" + name, 1, self._kept),
-            ("ether/command/" + name + "/+", 1, self._order),
+            ("ether/command/" + name + "/+", 1, self._do),
         ]
         self._rx = memoryview(bytearray(self.buffer))
         self._tick = _ticks()
@@ -288,7 +288,7 @@ class Ether:
                 low = channel[_ASKED_LOW]
                 number = topics.get(topic, mark - 1)
                 missing = said.get("missing", {}).get(topic, ())
-                self._free(channel, number + 1)
+                self._free(channel, len(range(number + 1)))  # refuses what is no whole number
                 if answer and channel[_ASKED_SENT]:
                     self._count("dropped", low - max(mark, said.get("seen", {}).get(topic, number) + 1))
                     for first, last in missing:
@@ -315,7 +315,7 @@ class Ether:
 
     def _try(self, name, said):
         try:
-            run = getattr(self._of, name)
+            run = getattr(self.target, name)
             if isinstance(said, dict):
                 said.pop("_ether", None)
                 if len(said) != 1:
@@ -326,10 +326,8 @@ class Ether:
             self._bad = "%s: %s" % (name, problem)
             self._count("failed")
 
-    def _order(self, said, topic, keep):
-        topic = topic.split("/")[3]
-        if keep:  # an old one
-            return
+    def _do(self, said, topic, keep):
+        topic = keep or topic.split("/")[3]  # one that was kept is an old one
         if topic == "ping":
             self._pub("ether/pong/" + self.name, '{"id":%s,"ms":%d}' % (dumps(said.get("id")), self.ms()))
         if topic == "every":
@@ -338,7 +336,8 @@ class Ether:
                 if channel[_PERIOD] and said.get("topic", channel[_TOPIC]) == channel[_TOPIC]:
                     channel[_DUE] = self._ms // max(every, 0) * every  # refuses 0 and less
                     channel[_PERIOD] = every
-        if topic == "restart":
+        if topic == "restart" and self.restart:
+            self._link = self._hear()  # the one that has called us cannot go on meanwhile
             self.close()
             self.restart()
 
@@ -367,7 +366,7 @@ class Ether:
         self._heard = self._ms
         for channel in self._ch:
             channel[_SENT] = channel[_ACKED]
-        host = self._host
+        host = self.host
         if self.connect:
             s = self.connect(*host)
         else:
@@ -451,10 +450,10 @@ class Ether:
             number += 2
             start = number + 2 * qos
             try:
+                _ = body[start - 1]  # refuses a topic longer than the packet,
                 if qos:
                     self._send(64, body[number:start])
-                if max(size, start) > len(body):
-                    raise ValueError
+                _ = body[size - 1]  # and what was longer than the buffer
                 topic = str(body[2:number], "utf-8")
                 body = body[start:]
                 try:
@@ -550,7 +549,7 @@ class Ether:
         """Wait until what was taken is settled, `timeout` seconds at most, say goodbye and disconnect."""
         timeout = self._ms + timeout * 1000
         last = ""
-        for channel in self._ch:
+        for channel in list(self._ch):  # polling turns it
             channel[_PERIOD] = 0
             while channel[_MARK] < channel[_NEXT] and self._ms < timeout:
                 self._step()

@@ -30,6 +30,14 @@ def test_compiled_size(compiled, mpy_cross, tmp_path):
     assert compiled_size(mpy_cross, "-O2", tmp_path) <= 7_300  # with the numbers of lines
 
 
+def test_examples_compile_and_the_package_is_whole(mpy_cross, tmp_path):
+    for source in sorted([*SOURCES.glob("*.py"), *SOURCES.with_name("circuitpython").glob("*.py")]):
+        subprocess.run([mpy_cross, str(source), "-o", str(tmp_path / "compiled.mpy")], check=True)
+    package = json.loads((SOURCES / "package.json").read_text())
+    assert [name for _, name in package["urls"]] == ["ether_lite.py", "ether_block.py"]
+    assert all((SOURCES / name).exists() for _, name in package["urls"])
+
+
 def test_heap_on_32_bit(compiled, missing):
     """Import and an instance with a ring of 64, in MicroPython compiled to WebAssembly."""
     if not (WASM / "micropython.mjs").exists() or shutil.which("node") is None:

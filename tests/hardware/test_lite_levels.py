@@ -325,6 +325,74 @@ def test_failing_method_is_an_alert_and_a_count(make):
     assert bench.device.counts["failed"] == 1
 
 
+def test_message_longer_than_the_buffer_is_acknowledged_and_skipped(make):
+    bench = make(buffer=128)
+    bench.connect()
+
+    bench.wire.coming += publish(f"ether/stored/{NAME}", b"x" * 5000, 1) + publish("t" * 500, b"x", 1)
+    bench.device.poll()
+    sent = [raw for *_, raw in bench.wire.packets()]
+    said = bench.hear(f"ether/command/{NAME}/ping", {"id": 1})
+
+    assert sent.count(b"\x40\2\0\7") == 1  # of the other the id was beyond the buffer
+    assert ("ether/pong/bench1", {"id": 1, "ms": 0}) in said
+    assert bench.device.counts["rejected"] == 2
+
+
+def test_numbers_that_are_no_whole_ones_are_rejected(make):
+    bench = make()
+    bench.connect()
+    bench.recorder()
+    bench.emit(3)
+    bench.poll()
+
+    for wrong in (1.5, "1", [1]):
+        bench.stored(wrong)
+
+    assert (bench.kept, bench.device.counts["rejected"]) == ([0, 1, 2], 3)
+
+
+def test_goodbye_waits_for_what_several_topics_have(make):
+    class Two:
+        def read(self):
+            return 1
+
+    lite = sys.modules["ether_lite"]
+    for topic in ("a", "b", "c"):
+        Two.read = lite.ether_pub(topic=topic, every=0.05)(Two.read)
+    bench = make(target=Two())
+    bench.connect()
+    bench.poll(100)
+    step = bench.device._step
+    bench.said = []
+
+    def poll():
+        bench.said += bench.poll(20)
+
+    bench.device._step = poll
+    bench.device.close()
+    bench.said += [(topic, json.loads(payload)) for topic, payload, *_ in bench.wire.published()]
+    del lite._marks[-3:], step
+
+    last = [content["last"] for topic, content in bench.said if content.get("state") == "disconnected"]
+    assert [sorted(each) for each in last] == [["a", "b", "c"]]
+    assert all(channel[7] == channel[11] for channel in bench.device._ch)
+
+
+def test_restart_is_a_goodbye_in_order(make):
+    restarted = []
+    bench = make(restart=lambda: restarted.append(bench.wire.sent))
+    bench.connect()
+
+    bench.wire.coming += publish(f"ether/command/{NAME}/restart", b"{}", 1)
+    bench.device.poll()
+
+    (said,) = restarted
+    assert b'"state":"disconnected"' in said
+    assert said.endswith(b"\xe0\0")
+    assert len(bench.dialled) == 1
+
+
 def test_method_called_by_hand_publishes(make):
     class Button:
         def pressed(self, often):

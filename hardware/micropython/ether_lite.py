@@ -37,12 +37,12 @@ def _on(*args):
 
 def ether_pub(*, topic=None, every=0, unit=None, range=None, type=None, qos=1, keep="all"):
     """Publish what the method returns; with `every`, call it so often (seconds)."""
-    return _on(topic, qos, type, keep, unit, range, every)
+    return _on(topic, qos > 0, type, keep, unit, range, every)
 
 
 def ether_sub(*, topic=None, type=None, qos=1):
     """Call the method with each message of a topic or topic filter."""
-    return _on(topic, qos, type, None, None, None, None)
+    return _on(topic, qos > 0, type, None, None, None, None)
 
 
 def _json(value):

@@ -39,5 +39,5 @@ class Bench:
 if __name__ == "__main__":
     device = Ether(Bench(), "bench1", "127.0.0.1", boot="9f3c01aa")
     print(device._who)
-    print([[topic, qos] for topic, qos, run in device._sub if isinstance(run, str)])
+    print([[topic, int(qos)] for topic, qos, run in device._sub if isinstance(run, str)])
     sys.exit()

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ether import codecs
+
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "hardware" / "micropython"
 PARTS = ROOT / "tests" / "parts"
@@ -81,3 +83,14 @@ def test_soak_of_twenty_thousand_messages_does_not_grow(micropython, compiled):
     found = json.loads(lines[-1])
     assert (found["sent"], found["counts"]) == (20_000, {})
     assert found["growth"] < 512
+
+
+def test_blocks_and_asyncio_in_micropython(micropython, compiled):
+    """A block without a connection counts as dropped."""
+    (line,) = run([micropython, str(PARTS / "lite_async.py")], MICROPYPATH=f"{compiled}:.frozen")
+
+    *facts, block = line.split()
+    assert facts == ["False", "True", "1000", "True"]
+    fields, envelope = codecs.decode(bytes.fromhex(block))
+    assert (envelope.n, envelope.k, envelope.dt) == (1000, 1000, 1)
+    assert fields["value"].tolist() == list(range(1000))

@@ -28,7 +28,7 @@ _ASKED_LOW = const(12)  # _LOW and _SENT as the last question went out
 _ASKED_SENT = const(13)
 
 _marks = []
-_ticks = getattr(time, "ticks_ms", None) or (lambda: time.monotonic_ns() // 1000000)
+_now = getattr(time, "ticks_ms", None) or (lambda: time.monotonic_ns() // 1000000)
 
 
 def _on(*args):
@@ -111,7 +111,7 @@ class Ether:
             ("ether/command/" + name + "/+", 1, self._do),
         ]
         self._rx = memoryview(bytearray(self.buffer))
-        self._tick = _ticks()
+        self._was = _now()
         kind = type(target)
         pubs = subs = ""
         for function, topic, qos, json_type, keep, unit, limits, every in _marks:
@@ -150,9 +150,9 @@ class Ether:
 
     def ms(self):
         """Return milliseconds since the start, beyond the wrap of the board's counter."""
-        now = _ticks()
-        self._ms += now - self._tick & 0x3FFFFFFF
-        self._tick = now
+        now = _now()
+        self._ms += now - self._was & 0x3FFFFFFF
+        self._was = now
         return self._ms
 
     def _count(self, name, more=1):
@@ -253,7 +253,7 @@ class Ether:
                 self._done(channel)
         elif state in "init ready alert":
             self.recording = True
-            self._ask_at = self._ms  # it may have been away, and lives: no need to wait any longer
+            self._next = self._ms  # it may have been away, and lives: no need to wait any longer
 
     def _ask(self):
         marks = ""
@@ -267,7 +267,7 @@ class Ether:
                 channel[_ASKED_SENT] = channel[_SENT]
         if late:
             self._no += 1
-            self._ask_at = self._ms + self._wait
+            self._next = self._ms + self._wait
             self._wait = min(2 * self._wait, 30000)
             self._pub(
                 "ether/command/recorder/confirm",
@@ -280,7 +280,7 @@ class Ether:
         if said["boot"] == self.boot:
             answer = said.get("asked") == self._no
             if answer:
-                self._ask_at = self._ms + 1000
+                self._next = self._ms + 1000
                 self._wait = 1000
             for channel in self._ch:
                 topic = channel[_TOPIC]
@@ -372,7 +372,7 @@ class Ether:
         else:
             import socket
 
-            s = socket.socket()
+            self._s = s = socket.socket()  # from here on it is closed whatever happens
             s.setblocking(False)
             s.setsockopt(6, 1, 1)  # TCP_NODELAY
             self._io(s.connect, socket.getaddrinfo(*host)[0][-1])
@@ -481,7 +481,7 @@ class Ether:
                 self._say("init")
             self._pub("ether/about/" + self.name, self._who, 1, 1)
             self._say()
-            self._ask_at = 0
+            self._next = 0
             self._wait = 1000
             body = self._id()
             for topic, qos, _ in self._sub:
@@ -519,7 +519,7 @@ class Ether:
                     self._send(0xC0, b"")
                 if now >= self._due:
                     self._say()
-                if not self._fly and now >= self._ask_at:
+                if not self._fly and now >= self._next:
                     self._ask()
                 for _ in self._ch:
                     if not self._fly and not self._tx:

@@ -20,7 +20,7 @@ class Bench:
 
     def __init__(self, lite, monkeypatch, ring=8, target=None, **options):
         self.now = 1000
-        monkeypatch.setattr(lite, "_ticks", lambda: self.now)
+        monkeypatch.setattr(lite, "_now", lambda: self.now)
         self.device = lite.Ether(
             target, NAME, "broker", boot=BOOT, ring=ring, connect=lambda host, port: self.dial(), **options
         )

@@ -9,10 +9,10 @@ import ether_lite
 from ether_lite import Ether, ether_pub, ether_sub
 
 given = json.loads(sys.argv[1])
-ticks_ms = ether_lite._ticks
+ticks_ms = ether_lite._now
 if "before_wrap" in given:  # the counter of a board with 30 bits, so shortly before it starts anew
     born = ticks_ms()
-    ether_lite._ticks = lambda: ticks_ms() - born - given["before_wrap"] & 0x3FFFFFFF
+    ether_lite._now = lambda: ticks_ms() - born - given["before_wrap"] & 0x3FFFFFFF
 name, total = given["name"], given["total"]
 
 

@@ -8,7 +8,7 @@ from lite_wire import Wire, publish
 
 BOOT = "9f3c01aa"
 now = 0
-ether_lite._ticks = lambda: now & 0x3FFFFFFF
+ether_lite._now = lambda: now & 0x3FFFFFFF
 SEEDS = [
     b"\x20\2\0\0",
     b"\x40\2\0\5",

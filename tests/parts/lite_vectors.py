@@ -13,7 +13,7 @@ KINDS = {"int16": "h", "uint8": "B", "float32": "f"}
 BY, BOOT = "bench1", "9f3c01aa"
 MARK, NEXT = 7, 11  # places in a channel
 now = 0
-ether_lite._ticks = lambda: now & 0x3FFFFFFF  # as on a board, where the counter wraps
+ether_lite._now = lambda: now & 0x3FFFFFFF  # as on a board, where the counter wraps
 
 
 def pass_ms(more):

@@ -10,6 +10,7 @@
 static byte hardwareAddress[] = {0x02, 0x00, 0x00, 0x00, 0x00, 0x01}; /* another one for each board */
 static const IPAddress BROKER(192, 168, 1, 10);
 static const uint16_t PORT = 1883;
+static const char USER[] = "uno", PASSWORD[] = "secret"; /* of the broker; empty: it has no users */
 static const uint8_t RELAY = 7;
 
 enum { VOLTAGE, STATE };
@@ -58,6 +59,8 @@ void setup() {
     randomSeed((unsigned long)analogRead(A1) * 40503ul + micros());
     device.name = "uno";
     device.boot = (uint32_t)random(0x7fffffff);
+    device.user = *USER ? USER : NULL;
+    device.password = *USER ? PASSWORD : NULL;
     device.about = about;
     device.topics = topics;
     device.topic_count = 2;

@@ -1,6 +1,6 @@
 /*
  * A device on any Arduino board with Wi-Fi (ESP32, ESP8266, Pico W, MKR, UNO R4 WiFi): the voltage at pin A0 ten times a
- * second, and a lamp. Copy ether_lite.h into this folder, fill in the four lines below, upload.
+ * second, and a lamp. Copy ether_lite.h into this folder, fill in the lines below, upload.
  */
 #if defined(ESP8266)
 #include <ESP8266WiFi.h>
@@ -16,6 +16,7 @@
 static const char WIFI_NAME[] = "bench", WIFI_PASSWORD[] = "secret";
 static const char BROKER[] = "192.168.1.10";
 static const uint16_t PORT = 1883;
+static const char USER[] = "board", PASSWORD[] = "secret"; /* of the broker; empty: it has no users */
 
 #ifndef LED_BUILTIN
 #define LED_BUILTIN 2
@@ -73,6 +74,8 @@ void setup() {
     randomSeed((unsigned long)analogRead(A0) * 40503ul + micros());
     device.boot = (uint32_t)random(0x7fffffff);
 #endif
+    device.user = *USER ? USER : NULL;
+    device.password = *USER ? PASSWORD : NULL;
     device.about = about;
     device.topics = topics;
     device.topic_count = 2;

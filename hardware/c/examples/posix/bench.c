@@ -3,7 +3,7 @@
  *
  *     cc -std=c99 -O2 -I../.. bench.c -o bench && ./bench 127.0.0.1 1883 bench1 100
  *
- * Ctrl-C says goodbye: what the recorder lacks is sent first, for 10 s at most.
+ * A user and its password may follow. Ctrl-C says goodbye: what the recorder lacks is sent first, for 10 s at most.
  */
 #define _POSIX_C_SOURCE 200112L
 #ifndef ETHER_RING
@@ -49,7 +49,7 @@ static int line = -1;
 static volatile sig_atomic_t stopping;
 
 static int line_write(void *link, const uint8_t *bytes, uint16_t size) {
-    ssize_t taken = send(*(int *)link, bytes, size, MSG_NOSIGNAL);
+    ssize_t taken = send(*(int *)link, bytes, size, 0);
     return taken >= 0 ? (int)taken : errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -1;
 }
 
@@ -133,16 +133,22 @@ int main(int count, char **words) {
     unsigned long opened = 0, ending = 0;
     int leaving = 0;
     long number = 0;
-    if (count < 4) return fprintf(stderr, "bench HOST PORT NAME [PERIOD_MS]\n"), 2;
+    if (count < 4) return fprintf(stderr, "bench HOST PORT NAME [PERIOD_MS [USER PASSWORD]]\n"), 2;
     if (count > 4) topics[TEMP].period_ms = (uint32_t)atol(words[4]);
+    if (count > 6) {
+        device.user = words[5];
+        device.password = words[6];
+    }
     signal(SIGINT, on_signal);
     signal(SIGTERM, on_signal);
+    signal(SIGPIPE, SIG_IGN);
     set_up(words);
     if (!ether_begin(&device)) return fprintf(stderr, "bench: %s is too long for ETHER_TX or ETHER_RX\n", words[3]), 2;
     for (;;) {
         int state = ether_poll(&device), late = ending && line_ms() - ending > 10000;
         if (state == ETHER_DOWN) {
             if (leaving || late) break;
+            if (device.refused) return fprintf(stderr, "bench: the broker refuses us, with code %d\n", device.refused), 1;
             if (!opened || line_ms() - opened > 250) {
                 if (line_open(words[1], words[2])) ether_connect(&device);
                 opened = line_ms();

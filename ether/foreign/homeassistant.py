@@ -406,7 +406,7 @@ def _platform(each: Shown) -> str:
 
 
 def _template(each: Shown) -> str:
-    """Return the template of a value; a batch shows its last, and a message without it leaves what was there."""
+    """Return the template of a value; a batch shows its last. Home Assistant takes nothing for no news."""
     if not each.topic:
         return f'{{{{ value_json["params"][{json.dumps(each.keys[0])}]["value"] }}}}'
     *above, last = map(json.dumps, each.keys)
@@ -414,7 +414,7 @@ def _template(each: Shown) -> str:
     for key in above:
         place = f"({place}[{key}] | default({{}}))"
     shown = "v[-1] if v is sequence and v is not string else v"
-    return f"{_MESSAGE}{{% set v = {place}[{last}] %}}{{{{ this.state if v is not defined else {shown} }}}}"
+    return f"{_MESSAGE}{{% set v = {place}[{last}] %}}{{{{ '' if v is not defined else {shown} }}}}"
 
 
 def _command(each: Shown, name: str, namespace: str) -> dict[str, Any]:

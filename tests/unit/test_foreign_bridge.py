@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from hashlib import sha256
-from types import SimpleNamespace
 
 import pytest
 from bridge_parts import Furnace, Watcher
@@ -77,8 +76,8 @@ def test_a_document_of_home_assistant_tells_all_of_a_component(outlined):
     found = homeassistant.document(outlined, "", "0.1.0")
 
     value = (
-        MESSAGE
-        + '{% set v = m["KEY"] %}{{ this.state if v is not defined else v[-1] if v is sequence and v is not string else v }}'
+        MESSAGE + '{% set v = m["KEY"] %}'
+        "{{ '' if v is not defined else v[-1] if v is sequence and v is not string else v }}"
     )
     furnace = {"state_topic": "lab/furnace"}
     call = '"id": "homeassistant-{{ now().timestamp() }}", "reply_to": "ether/reply/homeassistant"'
@@ -146,9 +145,9 @@ def test_below_a_namespace_every_topic_is_where_it_travels(outlined):
     assert all(topic.startswith("left/bench/") for topic in topics)
 
 
-def rendered(template, payload, state="before"):
+def rendered(template, payload):
     """Return what Home Assistant makes of a template and a message: `value_json` is there only where it is JSON."""
-    known = {"value": payload.decode(), "this": SimpleNamespace(state=state), "now": lambda: datetime(2026, 1, 16)}
+    known = {"value": payload.decode(), "now": lambda: datetime(2026, 1, 16)}
     try:
         known["value_json"] = json.loads(payload)
     except ValueError:
@@ -162,8 +161,8 @@ def rendered(template, payload, state="before"):
         (codecs.encode({"celsius": 21.5}, Envelope("furnace", "b", 0, 1.0)), "21.5"),
         (codecs.encode({"celsius": [20.0, 20.5]}, Envelope("furnace", "b", 0, [1.0, 2.0], k=2)), "20.5"),
         (b'{"celsius": 1}', "1"),
-        (b'{"other": 1}', "before"),
-        (b"idle", "before"),
+        (b'{"other": 1}', ""),
+        (b"idle", ""),
     ],
 )
 def test_a_value_template_reads_our_messages(outlined, payload, shows):

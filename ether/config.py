@@ -1589,7 +1589,7 @@ class Config(_Section):
     )
     instances: dict[Name, Instance] = Field(default={}, description="What runs: instance name to class and arguments.")
     expect: dict[Filter, Expect] = Field(default={}, description="What must come by: topic to rate, publisher, unit.")
-    ingest: Annotated[list[Ingest], BeforeValidator(_one_entry)] = Field(
+    ingest: Annotated[list[Ingest], BeforeValidator(_one_entry, json_schema_input_type=Ingest | list[Ingest])] = Field(
         default=[], description="Foreign devices: ready profiles, and rules of your own."
     )
     bridge: Bridge | None = Field(default=None, description="Announce all components to other dashboards.")

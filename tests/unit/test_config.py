@@ -842,8 +842,22 @@ def test_shipped_configurations_load_and_fit_the_schema(path: Path) -> None:
             }
         },
         {"session": {"start_timeout": "1.5 min", "stop_timeout": 2}},
+        {"ingest": "tasmota"},
+        {"ingest": {"profile": "zigbee2mqtt", "only": "a*", "ignore": ["b", "c"]}},
+        {
+            "ingest": [
+                "shelly1",
+                {"match": "a/{dev}", "topic": "x/{dev}", "unit": "V", "availability": "b/{dev}", "time": "t"},
+                {
+                    "match": "c/{dev}", "device": "c-{dev}", "prefix": "lab", "format": "auto",
+                    "fields": {"x": "a.b", "y": {"path": "c", "words": {"ON": True, "HALF": 0.5}, "type": "number"}},
+                    "time": {"path": "t", "format": "unix_ms"}, "availability": {"topic": "d/{dev}", "lost": ["gone", "off"]},
+                },
+            ]
+        },
+        {"bridge": {"homeassistant": True, "homie": False, "every": "2s"}},
     ],
-)
+)  # fmt: skip
 def test_the_schema_accepts_what_the_loader_accepts(source: Any) -> None:
     Config.load(source)
 

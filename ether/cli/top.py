@@ -141,11 +141,12 @@ def sample(ether: Any, rates: Rates) -> Frame:
         processes, seen = {}, {}
     known = ether.instances()
     found = {name: rates.take(name, info.boot, info.heard_at, info.counts or {}) for name, info in known.items()}
-    instances = [
-        {**row, **found.get(row["name"], dict.fromkeys(_RATED.values()))} for row in rows(ether, processes, seen)
-    ]
-    for row in instances:
-        del row["recorded_per_s"]
+    instances = []
+    for row in rows(ether, processes, seen):
+        if row["state"] in _GONE:
+            found.pop(row["name"], None)
+        rate = found.get(row["name"], {})
+        instances.append({**row, "published_per_s": rate.get("published_per_s"), "cpu": rate.get("cpu")})
     return Frame(ether.info(), instances, found.get("recorder", {}).get("recorded_per_s"), bool(processes))
 
 

@@ -477,6 +477,8 @@ class Host:
             options.kind, url=_url(self.config), listen=options.listen, security=_security(self.config),
             limits=_limits(self.config),
         )  # fmt: skip
+        if isinstance(self._broker, brokers.ChildBroker):
+            self._broker.on_said = lambda lines: self._log.hear("broker", None, "stderr", lines)
         self._broker.__enter__()
         self._url = self._broker.url
         logger.info("broker: %s at %s, %s", self._broker.kind, _plain(self._url), self._broker.why)

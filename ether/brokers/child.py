@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -96,6 +97,8 @@ class ChildBroker:
         self.security = security or Security()
         self.limits = limits or Limits()
         self.process: subprocess.Popen[bytes] | None = None
+        self.on_said: Callable[[list[str]], None] = lambda lines: None
+        """Called, in a thread of its own, with what the broker says on stderr, where it says it in our format."""
         self._given = listen is not None
         self.host, self.port = split_listen(listen) if listen else ("127.0.0.1", DEFAULT_PORT)
         self.security.check(listen or "", self.host)

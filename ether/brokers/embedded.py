@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
 import subprocess
 import sys
 import threading
+from typing import IO
 
 from ether.brokers.child import ChildBroker, Limits
 from ether.brokers.security import Security, environment
 from ether.errors import BrokerError
 
 __all__ = ["Embedded"]
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "listening "
 _START_S = 30.0  # it reads its store first, which may be large
@@ -37,10 +42,12 @@ class Embedded(ChildBroker):
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=environment(),
             start_new_session=True,
         )
         assert self.process.stdin is not None and self.process.stdout is not None
+        threading.Thread(target=self._pass_on, args=(self.process.stderr,), name="embedded", daemon=True).start()
         if self.security.session_password:
             self.process.stdin.write(self.security.session_password.encode() + b"\n")
             self.process.stdin.flush()
@@ -56,6 +63,16 @@ class Embedded(ChildBroker):
         self.port = int(urls[0].rpartition(":")[2])
         if self.security.local_too:
             self.local_port = int(urls[1].rpartition(":")[2])
+
+    def _pass_on(self, stream: IO[bytes]) -> None:
+        """Pass on what it says to our own stderr, as it comes, and line by line to whoever keeps it."""
+        with stream:
+            for line in stream:
+                try:
+                    os.write(2, line)
+                except OSError:  # our own stderr is closed or its reader gone
+                    logger.debug("stderr cannot be written", exc_info=True)
+                self.on_said([line.decode(errors="replace").rstrip()])
 
 
 def _arguments(security: Security) -> list[str]:

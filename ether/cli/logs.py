@@ -29,7 +29,7 @@ _ASK_EVERY_S = 0.5
 
 def logs(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME…", help="Only these instances; `recorder`, `session` too.")
+        list[str] | None, typer.Argument(metavar="NAME…", help="Only these; `recorder`, `broker`, `session` too.")
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C, or until the session ends.")
@@ -100,7 +100,7 @@ def _check_names(path: Path, names: list[str]) -> None:
     """Say which names can be no instance's of this session."""
     if not names:
         return
-    known = dict.fromkeys([*log.header(path).get("instances", ()), "recorder", "session"])
+    known = dict.fromkeys([*log.header(path).get("instances", ()), "recorder", "broker", "session"])
     unknown = [name for name in names if name not in known]
     if unknown:  # one that joined is in no configuration
         known |= dict.fromkeys(line.name for line in log.read(path))

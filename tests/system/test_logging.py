@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +108,11 @@ def test_what_instances_print_and_log_is_shown_while_the_session_runs_and_afterw
     ]  # fmt: skip
     until(lambda: set(wanted) <= set(_lines(capsys, "talker")))
     until(lambda: _lines(capsys, "board-7") == [("board-7", "ERROR", "no sensor")])
+    with socket.create_connection(("127.0.0.1", int(ether.info()["broker"]["url"].rpartition(":")[2]))) as stranger:
+        stranger.sendall(b"\x10\x05garbage")
+        until(
+            lambda: any(line[:2] == ("broker", "WARNING") and "closed" in line[2] for line in _lines(capsys, "broker"))
+        )
 
     ether.shutdown()
 

@@ -405,7 +405,8 @@ class Host:
     def _new_log(self) -> SessionLog:
         """Begin this session's log, and say where that of the last one is if that was killed."""
         name, running = self.config.session.name, [str(each["id"]) for each in runtime.running()]
-        killed = log.killed(name, running)
+        last = log.unfinished(name)
+        killed = last if last is not None and not runtime.alive(int(log.header(last).get("pid", 0))) else None
         begun = SessionLog(name, self.id, self.config.named(), running)
         if killed is not None:
             told = f"the last session {name!r} was killed; what it said is in {killed}"

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ether import clock
 
-__all__ = ["LEVELS", "Line", "SessionLog", "find", "folder", "follow", "header", "killed", "read"]
+__all__ = ["LEVELS", "Line", "SessionLog", "find", "folder", "follow", "header", "read", "unfinished"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,13 @@ class SessionLog:
         """
         now = clock.now()
         self.path = folder() / f"{clock.compact(now)}-{quote(session, safe='')}-{session_id}.log"
-        self._header = {"session": session, "id": session_id, "began": now, "instances": list(instances)}
+        self._header = {
+            "session": session,
+            "id": session_id,
+            "pid": os.getpid(),
+            "began": now,
+            "instances": list(instances),
+        }
         self._file: IO[str] | None = None
         self._size = 0
         self._lock = threading.RLock()
@@ -166,14 +172,13 @@ def find(session: str | None = None) -> Path | None:
     return None
 
 
-def killed(session: str, running: Collection[str]) -> Path | None:
-    """Return the log of the last session of a name where that was killed: its log has no end; None otherwise.
+def unfinished(session: str) -> Path | None:
+    """Return the log of the last session of a name where that has no end; None otherwise.
 
-    Args:
-        running: ids of sessions that go on.
+    It goes on, in the process that its header names, or was killed.
     """
     path = find(session)
-    if path is None or header(path).get("id") in running:
+    if path is None:
         return None
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * _LINE_CHARS))
@@ -182,7 +187,7 @@ def killed(session: str, running: Collection[str]) -> Path | None:
 
 
 def header(path: Path) -> dict[str, Any]:
-    """Return ``session``, ``id``, ``began`` and the declared ``instances``; nothing where it cannot be read."""
+    """Return ``session``, ``id``, ``pid``, ``began``, and the declared ``instances``; nothing of what is no log."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             found = json.loads(file.readline())

@@ -342,7 +342,7 @@ def _tell_of_the_last(name: str) -> None:
         return
     known = log.header(path)
     lines = list(log.read(path))
-    how = "was killed: its log has no end" if log.killed(known.get("session", ""), ()) else "ended in order"
+    how = "was killed: its log has no end" if log.unfinished(known.get("session", "")) else "ended in order"
     output.complain(f"{known.get('session')}, which ran last, {how}; {path}")
     for line in [line for line in lines if line.name == name][-_WORDS:]:
         output.complain(f"  {line.name} said: {line.message}")

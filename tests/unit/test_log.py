@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -137,3 +138,12 @@ def test_a_disk_that_refuses_is_said_once(
 
     (record,) = caplog.records
     assert "cannot be written" in record.message and str(found.path) in record.message
+
+
+def test_a_log_without_an_end_is_that_of_a_session_that_goes_on_or_was_killed(new: Callable[..., SessionLog]) -> None:
+    ended, goes_on = new("ended"), new("goes-on", "other")
+
+    ended.close()
+
+    assert (log.unfinished("ended"), log.unfinished("goes-on"), log.unfinished("none")) == (None, goes_on.path, None)
+    assert log.header(goes_on.path)["pid"] == os.getpid()

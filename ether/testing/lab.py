@@ -78,6 +78,7 @@ class Lab:
         self._cut: set[str] = set()
         self._messages: list[tuple[Message, int, int]] = []
         """What was published, and when, on both clocks, in ns."""
+        self._entered = False
         self._ours = vars(ether)
         self._open = ExitStack()
 
@@ -87,6 +88,7 @@ class Lab:
         if ether.tapped:
             raise SessionError("this process is in a session already; end that one first, by ether.shutdown()")
         self._open.enter_context(self.clock.installed())
+        self._entered = True
         self.clock.on_turn = self._turn_of
         try:
             return self.tap(self._config) if self._config is not None else self
@@ -103,6 +105,8 @@ class Lab:
         Raises:
             ConfigError, StartError: as `ether.tap`.
         """
+        if not self._entered:
+            raise SessionError("use the lab in a `with` block: `with Lab() as lab:`")
         if self._host is not None:
             raise SessionError("the lab has begun its session already")
         host = self._host = _Host(Config.load(config, ["record=off", "metrics=null"]), self)

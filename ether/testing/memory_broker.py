@@ -18,7 +18,8 @@ from ether_broker.connection import Connection as BrokerConnection
 
 __all__ = ["MemoryBroker", "MemoryConnection", "MemorySocket"]
 
-_BACKOFF_S = (0.1, 5.0)
+_BACKOFF_S = (0.1, 1.5)
+"""As of `ether.mqtt`, without jitter."""
 
 
 class MemoryBroker:

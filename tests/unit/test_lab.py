@@ -537,3 +537,8 @@ def test_what_was_published_makes_a_recording_that_is_complete(oven, tmp_path):
         assert [(each.text, each.t0 - begun) for each in recording.annotations] == [("door opened", 10.0)]
     with pytest.raises(SessionError, match="is there already"):
         oven.record(tmp_path / "growth.h5")
+
+
+def test_a_lab_that_was_not_entered_says_how():
+    with pytest.raises(SessionError, match="use the lab in a `with` block"):
+        Lab().tap({"instances": {"oven": {"class_path": Oven}}})

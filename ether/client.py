@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import threading
 from collections import Counter
@@ -76,6 +77,20 @@ class Subscription:
 
     def stop(self) -> None:
         self._client.unsubscribe(self)
+
+
+class _Answer(Future[Any]):
+    """What somebody will answer; waits by `ether.clock`."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        """Return it, or raise what was answered; TimeoutError after `timeout` seconds."""
+
+        def sleep(seconds: float) -> None:
+            with contextlib.suppress(FutureTimeout, CancelledError):
+                self.exception(seconds)
+
+        clock.wait(self.done, sleep, math.inf if timeout is None else timeout)
+        return super().result(0)
 
 
 @dataclass(slots=True)
@@ -347,11 +362,12 @@ class Client:
         if status is None or not status.boot or self.statuses.get(RECORDER, _NOBODY).state in _GONE:
             return None
         identity = f"{self._call_prefix}-{next(self._call_numbers)}"
-        future = self._stored_answers[identity] = Future()
+        future = self._stored_answers[identity] = _Answer()
         self.connection.subscribe([topics.stored(name)])
         self.command(RECORDER, "confirm", by=name, boot=status.boot, id=identity)
         try:
-            return future.result(timeout)
+            found: dict[str, Any] = future.result(timeout)
+            return found
         except FutureTimeout:
             return None
         finally:
@@ -528,7 +544,7 @@ class Client:
         call_id = f"{self._call_prefix}-{next(self._call_numbers)}"
         request: dict[str, Any] = {"id": call_id, "reply_to": self._reply_topic, "params": dict(params or {})}
         request["deadline"] = clock.now() + (CALL_TIMEOUT_S if timeout is None else timeout)
-        pending = _Pending(Future(), name, self.statuses[name].boot, topics.call(name, method), codecs.encode(request))
+        pending = _Pending(_Answer(), name, self.statuses[name].boot, topics.call(name, method), codecs.encode(request))
         return self._ask(call_id, pending)
 
     def _ask(self, call_id: str, pending: _Pending) -> Future[Any]:
@@ -579,7 +595,7 @@ class Client:
             raise SessionError(f"there is no {name} to {verb} anything")
         order_id = f"{self._call_prefix}-{next(self._call_numbers)}"
         payload = codecs.encode({"id": order_id, "reply_to": self._reply_topic, **fields})
-        future = self._ask(order_id, _Pending(Future(), name, status.boot, topics.command(name, verb), payload))
+        future = self._ask(order_id, _Pending(_Answer(), name, status.boot, topics.command(name, verb), payload))
         try:
             return self._await(future, f"{name}: {verb}", timeout)
         except CallError as exc:
@@ -612,7 +628,7 @@ class Client:
         again_s = _ASK_AGAIN_S
         while True:
             try:
-                return _result(future, max(0.0, min(again_s, deadline - clock.monotonic())))
+                return future.result(max(0.0, min(again_s, deadline - clock.monotonic())))
             except FutureTimeout:
                 if clock.monotonic() >= deadline:
                     future.cancel()
@@ -650,7 +666,7 @@ class Client:
         failures: list[CallError] = []
         for label, future in futures.items():
             try:
-                results[label] = _result(future, max(0.0, deadline - clock.monotonic()))
+                results[label] = future.result(max(0.0, deadline - clock.monotonic()))
             except FutureTimeout:
                 failures.append(CallTimeout(f"{label} did not finish within {limit:g} s"))
             except CallError as exc:
@@ -700,7 +716,7 @@ class Client:
 
     def _stored(self, content: dict[str, Any], timeout: float) -> None:
         """Send an annotation, again after a while, until the recorder has stored it; by its id it is stored once."""
-        future: Future[Any] = Future()
+        future: Future[Any] = _Answer()
         payload = codecs.encode(content)
         self._pending[content["id"]] = _Pending(future, "", "", topics.ANNOTATION, payload)
         deadline = clock.monotonic() + timeout
@@ -709,7 +725,7 @@ class Client:
             self.connection.publish(topics.ANNOTATION, payload, 1)
             while True:
                 try:
-                    _result(future, max(0.0, min(again_s, deadline - clock.monotonic())))
+                    future.result(max(0.0, min(again_s, deadline - clock.monotonic())))
                 except FutureTimeout:
                     if clock.monotonic() >= deadline:
                         status = self.statuses.get(RECORDER)
@@ -759,17 +775,6 @@ class Client:
 
 
 _NOBODY = Status(State.LOST)
-
-
-def _result(future: Future[Any], timeout: float) -> Any:
-    """Return what a future results in, or raise that; FutureTimeout after `timeout` seconds."""
-
-    def sleep(seconds: float) -> None:
-        with contextlib.suppress(FutureTimeout, CancelledError):
-            future.exception(seconds)
-
-    clock.wait(future.done, sleep, timeout)
-    return future.result(0)
 
 
 def read_run(content: Mapping[str, Any]) -> Run:

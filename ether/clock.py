@@ -19,6 +19,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+_LONG_S = 3600.0
+"""Locks cannot wait for ever and be given a number."""
+
 monotonic = time.monotonic
 """Seconds on a clock that never jumps: for deadlines and durations."""
 monotonic_ns = time.monotonic_ns
@@ -37,14 +40,14 @@ def wait(done: Callable[[], bool], sleep: Callable[[float], object], timeout: fl
     Args:
         done: whether it is.
         sleep: returns when it may be, or after so many seconds; earlier does no harm.
-        timeout: may be ``inf``, if `sleep` can do with that.
+        timeout: may be ``inf``.
     """
     deadline = monotonic() + timeout
     while not done():
         left = deadline - monotonic()
         if left <= 0:
             return False
-        sleep(left)
+        sleep(min(left, _LONG_S))
     return True
 
 

@@ -230,7 +230,7 @@ class Ether:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the session has ended, as after `ether down`; False when `timeout` seconds have passed first."""
-        return self._ended.wait(timeout)
+        return clock.wait_for(self._ended, float("inf") if timeout is None else timeout)
 
     def stop_session(self, timeout: float = 30.0) -> None:
         """Ask the host of the joined session to shut down, and wait until it has."""

@@ -542,3 +542,18 @@ def test_what_was_published_makes_a_recording_that_is_complete(oven, tmp_path):
 def test_a_lab_that_was_not_entered_says_how():
     with pytest.raises(SessionError, match="use the lab in a `with` block"):
         Lab().tap({"instances": {"oven": {"class_path": Oven}}})
+
+
+def test_answers_that_are_collected_later_come_by_the_clock_of_the_lab():
+    with _lab(slow=Slow) as lab:
+        begun = lab.now
+        first = ether.get_later("slow", "sleeps", seconds=3)
+        second = ether.get_later("slow", "sleeps", seconds=4)
+
+        assert first.result() == begun + 3
+        assert ether.collect(second.id) == begun + 7
+        with pytest.raises(CallTimeout):
+            ether.collect(ether.get_later("slow", "sleeps", seconds=100), timeout=5)
+        assert lab.now == begun + 12
+        assert ether.wait(timeout=8) is False
+        assert lab.now == begun + 20

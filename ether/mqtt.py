@@ -38,6 +38,7 @@ _ASK_AGAIN_S = (0.5, 30.0)
 _LOOP_S = 2.5
 """So often the network thread looks whether a ping is due; everything else wakes it."""
 _READ_AHEAD = 256 * 1024
+_LITTLE = 4096
 _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
 _PUBLISH, _DUP, _DISCONNECT = 0x30, 0x08, 0xE0
@@ -95,12 +96,15 @@ class _ReadAhead:
         self._sock = sock
         self._buffer = b""
         self._position = 0
+        self.last = 0
+        """Bytes of the last read."""
 
     def recv(self, size: int) -> bytes:
         if self._position >= len(self._buffer):
             if size >= _READ_AHEAD:
                 return self._sock.recv(size)
             self._buffer = self._sock.recv(_READ_AHEAD)
+            self.last = len(self._buffer)
             self._position = 0
         piece = self._buffer[self._position : self._position + size]
         self._position += len(piece)
@@ -196,6 +200,14 @@ class _Client(Client):
         if rc == 0 and self._out_packet and self._sock is not None:
             self._packet_write()  # the acknowledgements of all that was read, together
         return rc
+
+    def read_little(self) -> bool:
+        """Return whether something was read since the last call, and not much."""
+        if self._sock is None:
+            return False
+        came: int = self._sock.last  # type: ignore[attr-defined]  # it is a _ReadAhead
+        self._sock.last = 0  # type: ignore[attr-defined]
+        return 0 < came < _LITTLE
 
     def _packet_queue(self, command: int, packet: Any, mid: int, qos: int, info: Any = None) -> MQTTErrorCode:
         if command & 0xF0 == _DISCONNECT:
@@ -339,6 +351,8 @@ class Connection:
         self.manual_ack = manual_ack
         self.largest_payload = MAX_PAYLOAD
         """Bytes; less where the broker is known to refuse more. It would end the connection, again and again."""
+        self.gather_s = 0.0
+        """After a read that brought little we wait so long, lest each message of many topics wake us by itself."""
         self._node = 0
         """Which of the address's nodes is ours."""
         self._generation = 0
@@ -570,6 +584,8 @@ class Connection:
                     self._ask_again()
                     if self._closing.is_set() and not self._client.is_connected():
                         break
+                    if self.gather_s and self._client.read_little():  # last: what has been queued is written after it
+                        self._closing.wait(self.gather_s)
             if self._up.is_set():
                 self._lost("the connection ended")
             self._node = (self._node + 1) % len(self.address.nodes)

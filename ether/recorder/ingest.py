@@ -64,12 +64,14 @@ COMMIT_BYTES = 4 << 20
 QUEUE_BYTES = 64 << 20
 """With so much waiting for the disk we stop reading from the broker; nothing is ever dropped."""
 CONFIRM_S = 0.1
+_GATHER_S = 0.005
 _RETRY_S = 0.5
 _PRESSURE_S = 10.0
 _SLOW_S = 1.0
 """A disk that keeps messages waiting for longer is slow."""
 _DISK_S = 1.0
 _HOLE_S = 1.0
+_COUNT_S = 1.0
 _HOLES_SAID = 100
 _ORPHAN_S = 7.0
 _GOODBYES_S = 2.5
@@ -176,6 +178,7 @@ class Ingest:
         self._watermarks: dict[tuple[str, str, str], int] = {}
         self._holes: dict[tuple[str, str, str], tuple[float, list[list[int]]]] = {}
         self._confirmed = 0.0
+        self._counted = 0.0
         self._asked: dict[tuple[str, str], Any] = {}
         self._answers: list[tuple[str, str]] = []
         self._annotations: dict[str, None] = {}
@@ -563,7 +566,9 @@ class Ingest:
             return
         for (by, boot), said in self._durable(changed, asked, now).items():
             self._confirm(by, {"boot": boot, **said})
-        self.counts["lost"] = self.account.missing()
+        if self._closing or now - self._counted >= _COUNT_S:  # it takes a look at every topic
+            self._counted = now
+            self.counts["lost"] = self.account.missing()
 
     def _durable(
         self, changed: set[tuple[str, str]], asked: dict[tuple[str, str], Any], now: float
@@ -735,6 +740,7 @@ class Recorder:
             given["url"], NAME, namespace=namespace, boot=boot, persistent=True, manual_ack=True,
             client_id=self.client_id, tls=Tls(**tls) if tls else None,
         )  # fmt: skip
+        self.member.connection.gather_s = _GATHER_S
         self.ingest = Ingest(
             wanted=self.wanted,
             exclude=given.get("exclude") or [],

@@ -94,8 +94,8 @@ struct ether {
     /* To be set before ether_begin(); what is left out is 0. */
     uint8_t topic_count;
     uint8_t hear_count;
-    uint16_t keepalive_s; /* 0 is 30; a dead link is noticed within it */
-    uint16_t every_s;     /* 0 is 10: how often the status is repeated */
+    uint16_t keepalive_s; /* 0 is 30, at most 16000; a dead link is noticed within it */
+    uint16_t every_s;     /* 0 is 10, at most 16000: how often the status is repeated */
 
     uint16_t rx_size, tx_size, tx_at, place, room, used, id, flight_id, ack_id, ask_id; /* private */
     uint16_t tick, since, sent, received, said, ask_at;                    /* private; in units of 256 ms */
@@ -462,7 +462,7 @@ static inline int ether__ask(struct ether *d) {
     unsigned topic;
     uint8_t doubt = d->used && (ETHER__FLAGS(d->ring) & ETHER__ACKED) &&
                     ether__past(d, d->topics[ETHER__TOPIC(d->ring)].news, 4);
-    if (!d->recording || (int16_t)(d->tick - d->ask_at) < 0) return 0;
+    if (!d->recording || !ether__past(d, d->ask_at, d->ask_wait)) return 0;
     for (topic = 0; topic < d->topic_count; topic++) {
         struct ether_topic *t = &d->topics[topic];
         t->asked = ether__oldest(d, topic);
@@ -470,8 +470,8 @@ static inline int ether__ask(struct ether *d) {
     }
     d->asking = doubt;
     if (!doubt) return 0;
-    d->ask_at = (uint16_t)(d->tick + d->ask_wait);
-    d->ask_wait = (uint8_t)(d->ask_wait < 64 ? d->ask_wait * 2 : 120);
+    d->ask_at = d->tick;
+    d->ask_wait = (uint8_t)(d->ask_wait < 4 ? 4 : d->ask_wait < 64 ? d->ask_wait * 2 : 120);
     d->tx_size = 3;
     ether__say(d, ETHER__TEXT("(ether/command/recorder/confirm)~{'by':'$','boot':'#','id':%,'from':{"), NULL, ++d->ask_id);
     ether__numbers(d, 1);
@@ -680,8 +680,8 @@ static inline int ether__stored(struct ether *d, const char *at) {
     news.answer = d->asking && ether__digits(d, at, &number) && number == d->ask_id;
     if (news.answer) {
         d->asking = 0;
-        d->ask_wait = 4;
-        d->ask_at = (uint16_t)(d->tick + 1);
+        d->ask_wait = 1;
+        d->ask_at = d->tick;
     }
     for (topic = 0; topic < d->topic_count; topic++)
         if (!ether__told(d, &news, topic)) return 0;
@@ -706,10 +706,7 @@ static inline void ether__recorder(struct ether *d, const char *at) {
         if (d->topics[topic].mark < ether__oldest(d, topic) && !d->recording)
             ether__give_up(d, topic, ether__oldest(d, topic) - d->topics[topic].mark, ether__oldest(d, topic));
     }
-    if (lively > d->lively) {
-        d->ask_wait = 4;
-        d->ask_at = d->tick;
-    }
+    if (lively > d->lively) d->ask_wait = 0;
     d->lively = lively;
     ether__sweep(d);
 }
@@ -900,7 +897,7 @@ static inline int ether_connect(struct ether *device) {
     d->todo |= d->todo ? ETHER__READY | ETHER__ABOUT : ETHER__INIT | ETHER__READY | ETHER__ABOUT;
     d->flight = d->lively = d->subscribed = d->granted = d->asking = 0;
     d->rx_kind = d->rx_shift = d->rx_body = d->rx_cut = 0;
-    d->ask_wait = 4;
+    d->ask_wait = 0;
     d->rx_size = 0;
     d->rx_left = 0;
     d->tail = NULL;

@@ -597,7 +597,7 @@ static inline const char *ether__digits(const struct ether *d, const char *at, u
 
 /* What a message on ether/stored/<name> says. */
 struct ether__news {
-    const char *topics, *missing, *seen;
+    const char *topics, *first, *missing, *seen;
     int answer;
 };
 
@@ -656,8 +656,11 @@ static inline int ether__told(struct ether *d, const struct ether__news *news, u
             if (!ether__digits(d, at, &number)) return 0;
             behind = number < t->next ? number + 1 : t->next;
         }
-        if (behind > t->mark) t->mark = behind;
         t->silent = 0;
+        at = ether__member(d, news->first, ETHER__TEXT("'*'"), t->name);
+        if (ether__digits(d, at, &number) && number > t->mark) return 1; /* it began later than we: it will be asked */
+        if (behind > t->mark) t->mark = behind;
+        at = news->topics; /* there was something */
     } else if (news->answer && t->mark < t->next && t->silent < 3) {
         t->silent++;
     }
@@ -674,6 +677,7 @@ static inline int ether__stored(struct ether *d, const char *at) {
     news.topics = ETHER__MEMBER(at, "'topics'");
     if (!boot || !news.topics || !(d->rx_cut || ether__behind(d, at))) return 0;
     if (!ETHER__MATCH(boot, "'#'")) return 1;
+    news.first = ETHER__MEMBER(at, "'first'");
     news.missing = ETHER__MEMBER(at, "'missing'");
     news.seen = ETHER__MEMBER(at, "'seen'");
     at = ETHER__MEMBER(at, "'asked'");

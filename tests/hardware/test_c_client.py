@@ -355,6 +355,25 @@ def test_questions_without_an_answer_come_rarer_and_at_once_after_a_new_start_of
     assert [packet.topic for packet in bench.sent()] == ["ether/command/recorder/confirm"]
 
 
+def test_a_recorder_that_began_later_is_asked_before_anything_is_freed(bench):
+    recording(bench)
+    fill(bench, 6)
+    bench.ack()
+    bench.hear(publish("ether/stored/bench1", '{"boot":"9f3c01aa","topics":{"lab/temp":5},"first":{"lab/temp":3}}'))
+    assert bench.ring() == list(range(6))
+
+    bench("pass", 1300)
+    assert questions(bench.ack())[0]["from"] == {"lab/temp": 0}
+    answer = (
+        '{"boot":"9f3c01aa","topics":{"lab/temp":-1},"asked":1,"missing":{"lab/temp":[[0,2]]},"seen":{"lab/temp":5}}'
+    )
+    bench.hear(publish("ether/stored/bench1", answer))
+
+    assert numbers(bench.ack()) == [("ether/resend/lab/temp", list(range(6)))]
+    bench.hear(publish("ether/stored/bench1", '{"boot":"9f3c01aa","topics":{"lab/temp":5}}'))
+    assert (bench.ring(), bench.counts()) == ([], {})
+
+
 @pytest.mark.parametrize("hours", [2.5, 4.0])
 def test_after_quiet_hours_it_asks_as_soon_as_ever(bench, hours):
     recording(bench)

@@ -173,7 +173,8 @@ class HomeAssistant:
             for watch in watches:
                 if watch.topic != message.topic or not message.payload:
                     continue
-                word = word_of(_at(message.payload, watch.path))
+                content = content_of(message.payload)
+                word = word_of(content if watch.path is None else watch.path.get(content))
                 if word not in (watch.available, watch.not_available):
                     known = f"neither {watch.available} nor {watch.not_available}"
                     yield Trouble(f"the availability {word[:40]!r} is {known}")
@@ -188,10 +189,11 @@ class HomeAssistant:
     def _values(self, entities: Iterable[_Entity], message: Message) -> Iterator[Fact]:
         if not message.payload:
             return
+        content = content_of(message.payload)
         by_place: dict[tuple[str, str], tuple[dict[str, Any], dict[str, Any]]] = {}
         for each in entities:
             try:
-                value = _at(message.payload, each.path)
+                value = content if each.path is None else each.path.get(content)
                 if value is None or (isinstance(value, str) and value in _EMPTY):
                     continue
                 value = as_type(value, each.kind, each.words)
@@ -306,11 +308,6 @@ def _path_of(template: Any) -> Path | None:
         return Path.parse(f"${found['path']}")
     except ValueError:
         raise PayloadError(f"the template {str(template)[:60]!r} is not understood; {_TEMPLATES}") from None
-
-
-def _at(payload: bytes, path: Path | None) -> Any:
-    content = content_of(payload)
-    return content if path is None else path.get(content)
 
 
 def _mapping(value: Any) -> dict[str, Any]:

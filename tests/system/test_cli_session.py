@@ -419,6 +419,7 @@ def test_up_ends_by_itself_and_overrides_hold(bench: Bench) -> None:
     assert "short: ran 00:00:0" in said
 
 
+@pytest.mark.timeout(180)
 def test_a_detached_session_outlives_its_terminal_and_runs_until_down(bench: Bench, until: Any) -> None:
     bench.run("init", "lab")
 

@@ -232,6 +232,7 @@ def test_kill_9_of_the_host_leaves_no_child_and_the_next_tap_starts_clean(
     text = f"{_tap(kind)}\nether.tap(CONFIG)\nether.start()\nprint('runs', flush=True)\nether.wait(30)\n"
     running = script(text)
     running.wait_for("runs")
+    until(lambda: "start" in (workdir / "diary.txt").read_text().split(), what="the start hook")
 
     running.signal(signal.SIGKILL)
     running.end()

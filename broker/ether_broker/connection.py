@@ -43,9 +43,9 @@ class Connection(asyncio.Protocol):
     """The socket of one client, from accept to close."""
 
     __slots__ = (
-        "_chunk", "_confirmed", "_dirty", "_dropping", "_holders", "_missing", "_out", "_out_bytes", "_parts",
-        "_paused", "_transport", "access", "broker", "clean_end", "client_id", "closed", "connected_at", "heard_at",
-        "keepalive_s", "listener", "peer", "session", "waiting_auth", "will", "writable",
+        "_aborting", "_chunk", "_confirmed", "_dirty", "_dropping", "_holders", "_missing", "_out", "_out_bytes",
+        "_parts", "_paused", "_transport", "access", "broker", "clean_end", "client_id", "closed", "connected_at",
+        "heard_at", "keepalive_s", "listener", "peer", "session", "waiting_auth", "will", "writable",
     )  # fmt: skip
 
     def __init__(self, broker: EtherBroker, listener: str) -> None:
@@ -77,6 +77,7 @@ class Connection(asyncio.Protocol):
         self._dirty = False
         self._paused = False
         self._holders: set[object] = set()
+        self._aborting: asyncio.TimerHandle | None = None
 
     # -- what asyncio calls --
 
@@ -94,6 +95,8 @@ class Connection(asyncio.Protocol):
         """The socket is gone, from either side."""
         self.closed = True
         self.writable = False
+        if self._aborting is not None:
+            self._aborting.cancel()  # it would keep all this in memory
         self._out.clear()
         self._parts.clear()
         self.broker.lost(self)
@@ -466,7 +469,7 @@ class Connection(asyncio.Protocol):
             transport.abort()
         else:
             transport.close()
-            self.broker.loop.call_later(5.0, transport.abort)
+            self._aborting = self.broker.loop.call_later(5.0, transport.abort)
 
     def abort(self) -> None:
         """Close at once; what was not written is not."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import random
 import socket
 import threading
@@ -345,3 +346,15 @@ def test_a_long_queue_leaves_in_portions_between_which_others_have_their_turn(
     assert [int(m.payload) for m in found] == list(range(3000))
     assert 100 < max(portions) <= 302  # with CONNACK
     assert chunks[-1] == 8 * 1024  # where acknowledgements come, less is read at once
+
+
+def test_a_socket_that_has_ended_is_not_kept(until: Callable[..., None]) -> None:
+    def kept() -> int:
+        return sum(isinstance(each, asyncio.Transport) for each in gc.get_objects())
+
+    with running() as (_, client):
+        before = kept()
+        for _ in range(20):
+            client().disconnect()
+
+        until(lambda: gc.collect() >= 0 and kept() <= before, 3.0, "the end of them")  # less than they have to end

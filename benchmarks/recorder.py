@@ -29,6 +29,7 @@ import numpy as np
 import paho.mqtt.client as paho
 
 from ether import brokers, clock, codecs, ether, ether_pub, ether_start, process, topics
+from ether.brokers.child import free_port
 from ether.journal import Journal
 from ether.model import Envelope, Message
 from ether.mqtt import Connection, Receipt
@@ -56,7 +57,10 @@ class Figure(NamedTuple):
     """Otherwise at least."""
 
     def __str__(self) -> str:
-        ratio = self.bound / self.value if self.at_most and self.value else self.value / self.bound
+        if self.at_most:
+            ratio = self.bound / self.value if self.value else float("inf")
+        else:
+            ratio = self.value / self.bound
         word = "PASS" if ratio >= 1 else "MISSED"
         goal = f"{'at most' if self.at_most else 'at least'} {self.bound:,g}"
         load = f"load {os.getloadavg()[0]:.1f}"
@@ -434,7 +438,7 @@ def resent(folder: Path, size: Size) -> Iterator[Figure]:
     _ = size
     config = {
         "session": {"data": str(folder)},
-        "broker": {"kind": "mosquitto"},
+        "broker": {"kind": "mosquitto", "listen": f"127.0.0.1:{free_port('127.0.0.1', 0)}"},
         "instances": {"counting": {"class_path": Counting, "args": [str(folder)]}},
     }
     with ether.session(config) as lab:

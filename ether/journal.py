@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, NamedTuple, Self
-from zlib import crc32
 
+from ether.checksum import crc32
 from ether.errors import JournalError
 
 __all__ = [

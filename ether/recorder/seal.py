@@ -20,12 +20,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import h5py
 import numpy as np
 
 from ether import process
+from ether.checksum import crc32
 from ether.errors import EtherError, RecordingError
 from ether.journal import JournalReader, Record, drop_segments, sync_directory
 from ether.recorder import layout

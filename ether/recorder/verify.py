@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import h5py
 import numpy as np
 
 from ether import topics
+from ether.checksum import crc32
 from ether.errors import RecordingError
 from ether.recorder import layout, revisions
 from ether.recorder.account import NOBODY, Account, Track

@@ -20,12 +20,12 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import h5py
 import numpy as np
 
 from ether import clock, codecs, process, topics
+from ether.checksum import crc32
 from ether.journal import JournalReader, Record, sync_directory
 from ether.model import Envelope
 from ether.recorder import layout

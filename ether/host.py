@@ -494,26 +494,24 @@ class Host:
     def _guard(self, broker: brokers.ChildBroker) -> None:
         """Start our broker again, where it was, whenever it dies; its clients come back by themselves."""
         earlier: deque[float] = deque()
-        while True:
-            ending = how(broker.wait())
-            wait = _OURS.wait_s(earlier)
-            if self._closing.wait(wait or 0.0):
-                return
+        ending = f"ended unexpectedly: {how(broker.wait())}"
+        while not self._closing.wait((wait := _OURS.wait_s(earlier)) or 0.0):
             if wait is None:
-                self._problems.append(f"the broker ended {_OURS.max + 1} times within {_OURS.within_s:g} s ({ending})")
-                break
-            logger.error("broker: ended unexpectedly: %s; starting it again", ending)
+                self._problems.append(f"the broker failed {_OURS.max + 1} times within {_OURS.within_s:g} s ({ending})")
+                logger.error("%s; the session ends", self._problems[-1])
+                self.on_stop_asked()
+                return
+            logger.error("broker: %s; starting it again", ending)
             with self._broker_lock:
                 if self._closing.is_set():
                     return
                 self._broker_restarts += 1
                 try:
                     broker.restart()
-                except BrokerError as exc:
-                    self._problems.append(f"the broker ended ({ending}) and cannot be started again: {exc}")
-                    break
-        logger.error("%s; the session ends", self._problems[-1])
-        self.on_stop_asked()
+                except BrokerError as exc:  # somebody has its port, perhaps for a moment
+                    ending = f"cannot be started again: {exc}"
+                    continue
+            ending = f"ended unexpectedly: {how(broker.wait())}"
 
     def _look_at_broker(self) -> None:
         """Say what a broker that is not ours lacks, as far as it is known; our own are held to the contract.

@@ -259,7 +259,7 @@ def test_a_member_that_comes_back_in_time_was_reconnecting_and_never_lost(ether,
 @pytest.mark.parametrize("broker_kind", ["embedded"], indirect=True)
 def test_a_member_that_does_not_come_back_in_time_is_lost(ether, broker, until):
     ether.tap({"broker": broker.url, "record": "off", "instances": {"echo": {"class_path": "lab_parts.Echo"}}})
-    board = Member(broker.url, "board", every=1.0)
+    board = Member(broker.url, "board", every=2.0)
     board.open()
     board.set_status(State.READY)
     until(lambda: "board" in ether.instances() and ether.instances()["board"].state == "ready")
@@ -272,7 +272,7 @@ def test_a_member_that_does_not_come_back_in_time_is_lost(ether, broker, until):
     listed = subprocess.run([sys.executable, "-m", "ether.cli", "ps", "--json"], capture_output=True, check=True)
     states = {row["name"]: row["state"] for row in map(json.loads, listed.stdout.splitlines())}
     assert states == {"board": "reconnecting", "echo": "ready"}, "told by who has been listening"
-    until(lambda: ether.instances()["board"].state == "lost")
+    until(lambda: ether.instances()["board"].state == "lost", 10.0)
     board.connection.close(0)
 
 

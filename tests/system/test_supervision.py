@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ether.recorder.verify import verify
 pytestmark = pytest.mark.timeout(120)
 
 
-def _config(broker: str = "embedded", record: str = "off", **instances: Any) -> dict[str, Any]:
+def _config(broker: Any = "embedded", record: str = "off", **instances: Any) -> dict[str, Any]:
     return {"broker": broker, "record": record, "session": {"stop_timeout": "10s"}, "instances": instances}
 
 
@@ -52,9 +53,12 @@ def test_a_critical_instance_that_fails_for_good_ends_the_session(ether, until, 
     until(lambda: processes() == [], 10.0)
 
 
-def test_a_broker_of_ours_that_dies_is_started_again_where_it_was(ether, workdir, broker_kind, until, processes):
+def test_a_broker_of_ours_that_dies_is_started_again_where_it_was(
+    ether, workdir, broker_kind, until, processes, free_port
+):
     counting = {"class_path": "lab_parts.Counting", "args": [str(workdir)]}
-    ether.tap(_config(broker_kind, "on", counting=counting, echo={"class_path": "lab_parts.Echo"}))
+    broker = {"kind": broker_kind, "listen": f"127.0.0.1:{free_port}"}  # MQTT's own is another test's meanwhile
+    ether.tap(_config(broker, "on", counting=counting, echo={"class_path": "lab_parts.Echo"}))
     ether.start()
     url = ether.info()["broker"]["url"]
     for _ in range(2):
@@ -70,6 +74,24 @@ def test_a_broker_of_ours_that_dies_is_started_again_where_it_was(ether, workdir
 
     assert summary.problems == ()
     assert verify(summary.recording).complete
+
+
+def test_a_port_that_somebody_has_for_a_moment_does_not_end_the_session(ether, until, processes, free_port, caplog):
+    broker = {"kind": "embedded", "listen": f"127.0.0.1:{free_port}"}
+    ether.tap(_config(broker, "off", echo={"class_path": "lab_parts.Echo"}))
+
+    (broker,) = (each for each in processes() if _is_broker(each))
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with ether._host._broker_lock:  # so that the stranger is first
+            broker.kill()
+            until(lambda: not psutil.pid_exists(broker.pid))
+            stranger.bind(("127.0.0.1", free_port))
+            stranger.listen()
+        until(lambda: "cannot be started again" in caplog.text, 20.0, "an attempt")
+
+    until(lambda: ether.get("echo", "where", timeout=20.0)["word"] == "hello", 20.0)
+    assert ether.shutdown().problems == ()
 
 
 def _heater(workdir, **health: Any) -> dict[str, Any]:

@@ -40,6 +40,8 @@ from ether.recorder.verify import verify
 FRAME_BYTES = 1_000_000
 COMMIT_BYTES = 4 << 20
 """The recorder commits so much at once at most."""
+ROTATE = {"size": 256_000_000}
+"""As a session does by default: parts are sealed while the next is recorded."""
 MOST_BYTES = 4 << 30
 """A disk is not to be filled, however fast it is."""
 FAR_S = 120.0
@@ -163,7 +165,7 @@ class Recorder:
         self._watcher.subscribe([topics.status("recorder"), topics.stored("bench")])
         self._watcher.open(10)
         self.child = process.spawn("ether.recorder.ingest", "recorder")
-        given = {"url": url, "file": str(file), "topics": ["#"], "log_level": "WARNING", **orders}
+        given = {"url": url, "file": str(file), "topics": ["#"], "log_level": "WARNING", "rotate": ROTATE, **orders}
         process.give_orders(self.child, given)
         assert self._ready.wait(FAR_S), "the recorder is not ready"
 

@@ -32,7 +32,7 @@ _now = getattr(time, "ticks_ms", None) or (lambda: time.monotonic_ns() // 100000
 
 
 def _on(*args):
-    return lambda method: _marks.append((method,) + args) or method
+    return lambda run: _marks.append((run,) + args) or run
 
 
 def ether_pub(*, topic=None, every=0, unit=None, range=None, type=None, qos=1, keep="all"):
@@ -108,7 +108,7 @@ class Ether:
             ("ether/status/recorder", 1, self._life),
             ("ether/status/" + name, 1, self._life),
             ("ether/stored/" + name, 1, self._kept),
-            ("ether/command/" + name + "/+", 1, self._do),
+            ("ether/command/%s/+" % name, 1, self._do),
         ]
         self._rx = memoryview(bytearray(self.buffer))
         self._was = _now()
@@ -131,20 +131,15 @@ class Ether:
             % (self.boot, kind.__name__, self.version, pubs[1:], subs[1:])
         )
 
-    def _wrap(self, topic, method):
-        def run(*args, **options):
-            result = method(*args, **options)
-            self.emit(topic, result)
-            return result
+    def _wrap(self, topic, run):
+        return lambda *args, **options: self.emit(topic, run(*args, **options))
 
-        return run
-
-    def _find(self, topic, qos=1, every=0, keep="all", method=None):
+    def _find(self, topic, qos=1, every=0, keep="all", run=None):
         for channel in self._ch:
             if channel[_TOPIC] == topic:
                 return channel
         keep = keep == "all"
-        channel = [topic, qos, int(every * 1000), 0, method, 3 * keep, [0] * (2 * self.ring if keep else 2)] + [0] * 7
+        channel = [topic, qos, int(every * 1000), 0, run, 3 * keep, [0] * (2 * self.ring if keep else 2)] + [0] * 7
         self._ch.append(channel)
         return channel
 
@@ -155,9 +150,9 @@ class Ether:
         self._was = now
         return self._ms
 
-    def _count(self, name, more=1):
-        if more > 0:
-            self.counts[name] = self.counts.get(name, 0) + more
+    def _count(self, name, count=1):
+        if count > 0:
+            self.counts[name] = self.counts.get(name, 0) + count
             self._due = min(self._due, self._ms + 1000)
 
     # --- readings
@@ -165,6 +160,7 @@ class Ether:
     def emit(self, topic, value):
         """Publish a value, numbered and stamped; a dict is its own fields."""
         channel = self._find(topic)
+        given = value
         value = {} if value is None else value
         if isinstance(value, dict):
             text = ""
@@ -184,6 +180,7 @@ class Ether:
         ring[place] = value
         ring[place + 1] = self.ms() & 0x3FFFFFFF
         channel[_NEXT] = number + 1
+        return given
 
     def _age(self, ring, number):
         return self._ms - ring[number * 2 % len(ring) + 1] & 0x3FFFFFFF
@@ -208,15 +205,12 @@ class Ether:
             text = ring[number * 2 % len(ring)]
             if not isinstance(text, str):
                 text = _json(text)
-            alone = text[0] == "{"
-            if values and alone:
-                break
+            if values and "{" in values[1] + text[0]:
+                break  # an object is a message of its own
             values += "," + text
             times += ",%d" % (self._ms - self._age(ring, number))
             number += 1
-            if alone:
-                break
-        if number > first:
+        if values:
             values = values[1:]
             times = times[1:]
             if number > first + 1:
@@ -251,7 +245,7 @@ class Ether:
             self.recording = False
             for channel in self._ch:
                 self._done(channel)
-        elif state in "init ready alert":
+        elif state[0] in "ira":  # init, ready, alert
             self.recording = True
             self._next = self._ms  # it may have been away, and lives: no need to wait any longer
 
@@ -261,7 +255,7 @@ class Ether:
         for channel in self._ch:
             channel[_ASKED_SENT] = 0
             if self.recording and channel[_KEEP] and channel[_MARK] < channel[_SENT]:
-                late = late or self._age(channel[_RING], channel[_LOW]) > 999
+                late |= self._age(channel[_RING], channel[_LOW]) > 999
                 marks += ',"%s":%d' % (channel[_TOPIC], channel[_MARK])
                 channel[_ASKED_LOW] = channel[_LOW]
                 channel[_ASKED_SENT] = channel[_SENT]
@@ -301,7 +295,7 @@ class Ether:
 
     # --- what is said and heard
 
-    def _say(self, state="ready", more=""):
+    def _say(self, state="ready", end=""):
         self._due = self._ms + int(self.every * 1000)
         text = ""
         if self._bad:
@@ -311,7 +305,7 @@ class Ether:
         text = '{"state":"%s","boot":"%s"%s,"every":%s' % (state, self.boot, text, self.every)
         if self.counts:
             text += ',"counts":' + dumps(self.counts).replace(" ", "")
-        self._pub("ether/status/" + self.name, text + more + "}", 1, 1)
+        self._pub("ether/status/" + self.name, text + end + "}", 1, 1)
 
     def _try(self, name, said):
         try:
@@ -350,7 +344,7 @@ class Ether:
             head.append(size & 127 | 128)
             size >>= 7
         head.append(size)
-        self._q.append(bytes(head) + body)
+        self._q.append(head + body)
 
     def _id(self):
         self._pid = self._pid % 65535 + 1
@@ -379,8 +373,6 @@ class Ether:
             if self.ssl:
                 s = self.ssl.wrap_socket(s, server_hostname=host[0], do_handshake_on_connect=False)
         self._s = s
-        self._in = s.readinto
-        self._out = s.write
         self._link = self._hear()
         body = b"\0\4MQTT\4" + bytes([0xEE if self.user else 0x2E, 0, self.keepalive])
         for text in (
@@ -398,21 +390,22 @@ class Ether:
         try:
             return run(body)
         except OSError as problem:  # busy, or still connecting; 119 and 128 are newlib's
-            if problem.errno not in (11, 107, 115, 119, 128):
+            if problem.errno not in [11, 107, 115, 119, 128]:  # a list is smaller than a tuple
                 raise
 
     def _flush(self):
         while self._tx or self._q:
             self._tx = self._tx or self._q.pop(0)
-            sent = self._io(self._out, self._tx)
+            sent = self._io(self._s.write, self._tx)
             if not sent:
                 break
             self._tx = self._tx[sent:]
 
     def _read(self, size):
+        size = min(size, self.buffer)
         have = 0
         while have < size:
-            more = self._io(self._in, self._rx[have:size])
+            more = self._io(self._s.readinto, self._rx[have:size])
             if more is None:
                 yield
             else:
@@ -434,10 +427,10 @@ class Ether:
                     raise OSError(71)
                 byte = (yield from self._read(1))[0]
                 size |= (byte & 127) << shift
-            body = yield from self._read(min(size, self.buffer))
+            body = yield from self._read(size)
             rest = size - len(body)
             while rest > 0:
-                rest -= len((yield from self._read(min(rest, self.buffer))))
+                rest -= len((yield from self._read(rest)))
             self._take(kind, body, size)
             yield True
 
@@ -487,7 +480,7 @@ class Ether:
             for topic, qos, _ in self._sub:
                 body += _text(topic) + bytes([qos])
             self._send(0x82, body)
-        elif type != 9 and type != 13:
+        elif type & 11 != 9:  # neither SUBACK nor PINGRESP
             raise OSError(71)
 
     # --- the loop
@@ -532,9 +525,10 @@ class Ether:
 
     def _drop(self, error):
         self.error = error
-        if self._s:
-            self._s.close()
-            self._s = None
+        s = self._s
+        self._s = None
+        if s:
+            s.close()
 
     def run(self):
         """Poll for ever."""

@@ -227,11 +227,9 @@ class Ether:
                 qos,
             )
             channel[_SENT] = number
+            self._fly = qos and self._pid, channel, number
             if qos:
-                self._fly = self._pid, channel, number
                 self._heard = self._ms  # from now on the PUBACK is waited for
-            else:
-                self._done(channel, number)
 
     # --- what the recorder says
 
@@ -356,7 +354,8 @@ class Ether:
     def _dial(self):
         self._tx = b""
         self._q = []
-        self._up = self._fly = None  # (packet id, channel, number) that waits for its PUBACK
+        # _fly: packet id, channel, number of what waits for its PUBACK; or, with QoS 0 and no id, to be written
+        self._up = self._fly = None
         self._heard = self._ms
         for channel in self._ch:
             channel[_SENT] = channel[_ACKED]
@@ -398,8 +397,15 @@ class Ether:
             self._tx = self._tx or self._q.pop(0)
             sent = self._io(self._s.write, self._tx)
             if not sent:
-                break
+                return
             self._tx = self._tx[sent:]
+        self._ack(0)  # all is written, which is all that QoS 0 waits for
+
+    def _ack(self, number):
+        fly = self._fly
+        if fly and number == fly[0]:
+            self._fly = None
+            self._done(fly[1], fly[2])
 
     def _read(self, size):
         size = min(size, self.buffer)
@@ -462,10 +468,7 @@ class Ether:
             except Exception:
                 self._count("rejected")
         elif type == 4 and size == 2:
-            if self._fly and number == self._fly[0]:
-                _, channel, number = self._fly
-                self._fly = None
-                self._done(channel, number)
+            self._ack(number)
         elif type == 2 and size == 2 and not self._up:
             if number:
                 raise OSError(-number)

@@ -194,6 +194,39 @@ def test_what_had_no_acknowledgement_is_sent_again_on_its_topic_after_reconnecti
     assert numbers(bench.connect()) == [(TOPIC, [0, 1, 2])]
 
 
+def test_with_qos_0_what_was_written_is_sent_again_to_recorders_only(make):
+    bench = make()
+    bench.device._find(TOPIC, 0)
+    bench.connect()
+    bench.recorder()
+    bench.emit(2)
+
+    assert numbers(bench.poll()) == [(TOPIC, [0, 1])]
+
+    (question,) = questions(bench.poll(1100))
+    again = bench.stored(0, asked=question["id"], missing={}, seen={})
+    assert numbers(again) == [(f"ether/resend/{TOPIC}", [1])]
+
+
+@pytest.mark.parametrize("recorder", ["ready", "disconnected"])
+def test_with_qos_0_what_was_never_written_goes_out_on_its_topic_after_reconnecting(make, recorder):
+    bench = make()
+    bench.device._find(TOPIC, 0)
+    bench.connect()
+    bench.recorder(recorder)
+    taken = bench.wire.write
+    bench.wire.write = lambda data: taken(data[:9]) if bench.wire.sent == b"" else None  # and then nothing any more
+    bench.emit(2)
+    bench.device.poll()
+    assert (len(bench.wire.sent), bench.kept) == (9, [0, 1])
+
+    bench.device._drop(None)
+    bench.now += 1000
+
+    assert numbers(bench.connect()) == [(TOPIC, [0, 1])]
+    assert bench.kept == ([0, 1] if recorder == "ready" else [])
+
+
 def test_topic_that_three_answers_leave_out_is_not_recorded(make):
     bench = make()
     bench.connect()

@@ -280,6 +280,8 @@ class Ether:
                 low = channel[_ASKED_LOW]
                 number = topics.get(topic, mark - 1)
                 missing = said.get("missing", {}).get(topic, ())
+                if said.get("first", {}).get(topic, 0) > mark:
+                    continue  # the recorder began later, and has nothing below: it will be asked
                 self._free(channel, len(range(number + 1)))  # refuses what is no whole number
                 if answer and channel[_ASKED_SENT]:
                     self._count("dropped", low - max(mark, said.get("seen", {}).get(topic, number) + 1))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
+import queue
 import sys
 from pathlib import Path
 
 import pytest
 from lite_wire import Wire, publish
+
+from ether.journal import Journal
+from ether.model import Message
+from ether.recorder.ingest import Ingest
 
 SOURCES = Path(__file__).parents[2] / "hardware" / "micropython"
 NAME, BOOT, TOPIC = "bench1", "9f3c01aa", "lab/temp"
@@ -82,6 +88,54 @@ def make(monkeypatch):
     lite = importlib.import_module("ether_lite")
     yield lambda **options: Bench(lite, monkeypatch, **options)
     sys.modules.pop("ether_lite", None)
+
+
+class LateRecorder:
+    """A recorder's ingest, which is handed what a bench publishes from now on, and tells it what is stored."""
+
+    def __init__(self, folder):
+        self.said = queue.Queue()
+        self.ingest = Ingest(
+            wanted=["lab/#"], exclude=[], acknowledge=lambda receipts: None, stop=lambda: None,
+            confirm=lambda name, content: self.said.put(content),
+        )  # fmt: skip
+        self.journal = Journal(folder)
+        self.ingest.start(self.journal)
+
+    def listens(self, bench):
+        self.bench = bench
+        poll = bench.poll
+
+        def heard(ms=0):
+            found = poll(ms)
+            for topic, content in found:
+                self.ingest.take(Message(topic, json.dumps(content).encode(), 1), None)
+            return found
+
+        bench.poll = heard
+
+    def answers_until(self, done, steps=50):
+        while not done():
+            steps -= 1
+            assert steps, (self.bench.kept, self.ingest.account.state())
+            wait = 0.4 if self.bench.poll(100) else 0.0
+            with contextlib.suppress(queue.Empty):
+                self.bench.hear(f"ether/stored/{NAME}", self.said.get(wait > 0, wait))
+
+    def stored(self):
+        spans = self.ingest.account.tracks[NAME, BOOT, TOPIC].spans
+        return {number for first, last in spans for number in range(first, last + 1)}
+
+    def close(self):
+        self.ingest.close("test", 5)
+        self.journal.close()
+
+
+@pytest.fixture
+def late(tmp_path):
+    recorder = LateRecorder(tmp_path / "journal")
+    yield recorder
+    recorder.close()
 
 
 def numbers(published):
@@ -177,6 +231,57 @@ def test_what_was_lost_behind_the_broker_is_sent_to_recorders_only(make):
     (question,) = questions(bench.poll(1100))
     bench.stored(3, asked=question["id"])
     assert (bench.kept, bench.dropped) == ([], 0)
+
+
+def test_a_recorder_that_began_later_is_asked_before_anything_is_freed(make):
+    bench = make()
+    bench.connect()
+    bench.recorder()
+    bench.emit(6)
+    bench.poll()
+
+    bench.stored(5, first={TOPIC: 3})
+
+    assert bench.kept == [0, 1, 2, 3, 4, 5]
+    (question,) = questions(bench.poll(1100))
+    assert question["from"] == {TOPIC: 0}
+    answer = {"asked": question["id"], "missing": {TOPIC: [[0, 2]]}, "seen": {TOPIC: 5}}
+    assert numbers(bench.stored(-1, **answer)) == [(f"ether/resend/{TOPIC}", [0, 1, 2, 3, 4, 5])]
+    bench.stored(5)
+    assert (bench.kept, bench.dropped) == ([], 0)
+
+
+def test_numbers_that_begin_below_the_mark_free_as_ever(make):
+    bench = make()
+    bench.connect()
+    bench.recorder()
+    bench.emit(6)
+    bench.poll()
+    bench.stored(2)
+
+    bench.stored(4, first={TOPIC: 3})
+
+    assert bench.kept == [5]
+
+
+@pytest.mark.parametrize("older", [0, 3], ids=["only what the dead one had not", "and what it never saw"])
+def test_a_recording_that_begins_late_has_all_that_the_board_still_holds(make, late, older):
+    """The recorder dies for good. Another one starts, with a recording of its own, before or amid the readings."""
+    bench = make(ring=16)
+    bench.connect()
+    bench.recorder()
+    bench.emit(6)
+    bench.poll()
+    bench.recorder("lost")
+    bench.stored(1)  # its last word
+
+    late.listens(bench)
+    bench.recorder("init", "a new recorder")
+    bench.emit(older)
+    late.answers_until(lambda: not bench.kept)
+
+    assert late.stored() == set(range(2, 6 + older))
+    assert (bench.dropped, bench.device.counts) == (0, {})
 
 
 def test_what_had_no_acknowledgement_is_sent_again_on_its_topic_after_reconnecting(make):

@@ -1,19 +1,24 @@
 """Boards in a MicroPython of 32 KB, on real brokers, into a recording: whatever happens, it has every reading once.
 
-One session for each broker: it is killed and stays away for 2 s, the recorder for 3 s more; Mosquitto freezes later.
+One session for each broker: it is killed and stays away for 2 s, the recorder for 2 s more; Mosquitto freezes for 5 s later.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 
+from ether import topics
+from ether.mqtt import Connection
 from ether.recorder.reader import open_recording
 from ether.recorder.verify import verify
 
@@ -31,6 +36,8 @@ class Story:
         self.until = until
         self.broker = start_broker(kind)
         self.seen: dict[str, list[Any]] = {}
+        self.outages: dict[str, tuple[int, int]] = {}
+        """Name of what the broker did to the seconds of the wall clock from which until when it did not serve."""
         panel = {"class_path": "lab_parts.Fragile"}
         ether.tap({"broker": self.broker.url, "session": {"stop_timeout": "10s"}, "instances": {"panel": panel}})
         try:
@@ -60,6 +67,7 @@ class Story:
         self.restart(ether)
         self.until(lambda: np.max(self.seen["keeps/count"][-1].fields["value"]) > 60, 20, "readings after the restart")
         if self.broker.kind == "mosquitto":
+            self.recover()
             self.freeze()
         self.switch(ether, "keeps", b"true", lambda: self.seen.get("keeps/lit"))
         self.reports = {}
@@ -76,19 +84,48 @@ class Story:
             time.sleep(0.1)
         pytest.fail(f"{name} does not hear")
 
+    @contextlib.contextmanager
+    def outage(self, name: str) -> Iterator[None]:
+        began = time.time()
+        yield
+        self.outages[name] = int(began), int(time.time())
+
+    def longest_polls(self) -> dict[str, int]:
+        """Return the longest poll() of any board in each outage and in the two seconds after it, and of all; in ms."""
+        lines = [
+            line.split() for name in self.reports for line in self.boards[name].lines if line.startswith("longest")
+        ]
+        found = {"all": max(report["worst_ms"] for report in self.reports.values())}
+        for name, (began, ended) in self.outages.items():
+            found[name] = max([1, *(int(ms) for _, ms, at in lines if began <= int(at) <= ended + 2)])
+        return found
+
     def restart(self, ether: Any) -> None:
         recorder = psutil.Process(ether.instances()["recorder"].pid)
         recorder.suspend()
-        self.broker.kill()
-        time.sleep(2)  # the outage that is to be survived, and so is the next
-        self.broker.start()
-        time.sleep(3)
+        with self.outage("restart"):
+            self.broker.kill()
+            time.sleep(2)  # the outage that is to be survived, and so is the next
+            self.broker.start()
+        time.sleep(2)
         recorder.resume()
 
+    def recover(self) -> None:
+        """Wait until the recorder is back and has what came meanwhile: the ring would not last for both outages."""
+        told: list[int] = []
+        watch = Connection(self.broker.url, "watch")
+        watch.on_message = lambda message, _: told.append(json.loads(message.payload)["topics"].get("keeps/count", -1))
+        watch.subscribe([topics.stored("keeps")])
+        last = np.max(self.seen["keeps/count"][-1].fields["value"])
+        with contextlib.closing(watch):
+            watch.open()
+            self.until(lambda: max(told, default=-1) >= last, 20, "the recorder")
+
     def freeze(self) -> None:
-        os.kill(self.broker.process.pid, signal.SIGSTOP)
-        time.sleep(2.5)  # longer than the boards' keepalive
-        os.kill(self.broker.process.pid, signal.SIGCONT)
+        with self.outage("freeze"):
+            os.kill(self.broker.process.pid, signal.SIGSTOP)
+            time.sleep(5)  # longer than the boards' keepalive and than a new connection may take
+            os.kill(self.broker.process.pid, signal.SIGCONT)
 
 
 @pytest.fixture(scope="module", params=["embedded", "mosquitto"])
@@ -118,7 +155,9 @@ def test_what_a_full_ring_dropped_is_reported_as_what_is_missing(story):
 
 def test_nothing_waits_for_the_network(story):
     """A client that waits does so for the length of an outage; 50 ms alone, and ten times that under load."""
-    assert max(story.reports[name]["worst_ms"] for name in story.reports) < 500
+    longest = story.longest_polls()
+    print(f"\nlongest poll() with {story.broker.kind}, ms: {longest}")  # -s shows it
+    assert max(longest.values()) < 500
 
 
 def test_commands_come_after_restart_and_freeze(story):

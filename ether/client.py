@@ -258,14 +258,8 @@ class Client:
             # Rule 1: a last will, or a goodbye, of an earlier boot says nothing about this one.
             if status and known and status.state in _GONE and status.boot and known.boot != status.boot:
                 return
-            if (
-                status
-                and known
-                and status.state is known.state is State.LOST
-                and known.detail
-                and known.boot == status.boot
-            ):
-                if status.detail == LOST_CONNECTION:
+            if status and known and known.boot == status.boot and status.detail == LOST_CONNECTION:
+                if known.state is State.DISCONNECTED or (known.state is State.LOST and known.detail):
                     return  # the will comes after who knew better
             if not message.retain:
                 self._note_loss(name, known, status)

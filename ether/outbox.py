@@ -74,6 +74,9 @@ def hand_over(folder: Path, take: Callable[[Message], None]) -> list[Outbox]:
             except JournalError as exc:
                 logger.debug("%s: %s", publisher.name, exc)  # its publisher lives
                 continue
+            if not outbox.tracks:  # its publisher has just removed it
+                outbox.close(remove=True)
+                continue
             try:
                 for topic, payload in outbox.messages():
                     take(Message(topics.resend(topic), payload, 1))
@@ -441,9 +444,11 @@ class Outbox:
         """Let go of the files; and remove them, where nobody needs them any more."""
         if self._reader is not None:
             self._reader.close()
+        if remove:
+            shutil.rmtree(self.folder, ignore_errors=True)  # before others may open it, and take us for dead
         self._journal.close()
         if remove:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(self.folder, ignore_errors=True)  # where open files stay
             with contextlib.suppress(OSError):
                 self.folder.parent.rmdir()  # unless another start has its own beside
 
@@ -649,6 +654,9 @@ class Sender:
                 outbox = Outbox(folder, limit=self._limit)
             except JournalError as exc:
                 logger.debug("%s: %s", self.name, exc)  # its publisher lives
+                continue
+            if not outbox.tracks:  # its publisher has just removed it
+                outbox.close(remove=True)
                 continue
             logger.info("%s: a former start left unconfirmed messages in %s; sending them", self.name, folder)
             outbox.hurry()

@@ -1,6 +1,6 @@
 """Boards in a MicroPython of 32 KB, on real brokers, into a recording: whatever happens, it has every reading once.
 
-One session for each broker: it is killed and stays away for 2 s, the recorder for 2 s more; Mosquitto freezes for 5 s later.
+One session for each broker: it is killed and stays away for 2 s, the recorder for 3 s more; Mosquitto freezes for 5 s later.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Story:
             self.broker.kill()
             time.sleep(2)  # the outage that is to be survived, and so is the next
             self.broker.start()
-        time.sleep(2)
+        time.sleep(3)
         recorder.resume()
 
     def recover(self) -> None:

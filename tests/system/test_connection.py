@@ -211,6 +211,20 @@ def test_a_watcher_never_believes_a_will_of_an_old_boot(ether, broker, raw, unti
     assert ("lost" not in states, ether.instances()["echo"].state) == (True, "ready")
 
 
+def test_a_will_that_follows_the_goodbye_of_the_same_start_says_nothing(ether, raw, until):
+    ether.tap({"broker": "embedded", "record": "off"})
+    client = raw(ether.info()["broker"]["url"])
+    client.publish("ether/status/small", b'{"state":"ready","boot":"b"}')
+    client.publish("ether/status/small", b'{"state":"disconnected","boot":"b","counts":{"published":7}}')
+
+    client.publish("ether/status/small", b'{"state":"lost","boot":"b","detail":"connection lost"}')
+    client.publish("ether/status/other", b'{"state":"ready","boot":"c"}')
+
+    until(lambda: "other" in ether.instances())
+    small = ether.instances()["small"]
+    assert (small.state, small.counts["published"]) == ("disconnected", 7)
+
+
 def test_a_silent_instance_reads_as_lost(ether, raw, until):
     ether.tap({"broker": "embedded", "record": "off"})
 

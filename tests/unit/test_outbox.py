@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from ether import clock
+from ether.journal import Journal
 from ether.model import Message
-from ether.outbox import WINDOW, Outbox, Sender, outbox_folder
+from ether.outbox import WINDOW, Outbox, Sender, hand_over, outbox_folder
 
 
 class Clock:
@@ -347,3 +348,24 @@ def test_a_full_outbox_is_told_once_and_counted(tmp_path: Path, caplog: pytest.L
 
 def test_an_outbox_lies_beside_its_recording() -> None:
     assert outbox_folder(Path("data/growth.h5"), "oven") == Path("data/.growth.outbox/oven")
+
+
+def test_who_has_just_ended_in_order_is_taken_for_dead_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Outbox(tmp_path / "oven" / "b1")
+    _keep(box, range(3))
+    taken: list[Message] = []
+    close = Journal.close
+
+    def close_late(journal: Journal) -> None:
+        close(journal)
+        hand_over(tmp_path, taken.append)  # the session's end, right when nobody holds it any more
+
+    monkeypatch.setattr(Journal, "close", close_late)
+    box.close(remove=True)
+    monkeypatch.undo()
+
+    (tmp_path / "oven" / "b1").mkdir(parents=True)  # as somebody makes it who opens what is being removed
+    hand_over(tmp_path, taken.append)
+    assert (taken, list(tmp_path.rglob("*"))) == ([], [])

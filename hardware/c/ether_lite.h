@@ -23,6 +23,7 @@
 #ifndef ETHER_LITE_H
 #define ETHER_LITE_H
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -33,7 +34,7 @@
 #define ETHER_TX 160 /* bytes of the longest message that can be sent; what is longer in the ring goes in several */
 #endif
 #ifndef ETHER_RING
-#define ETHER_RING 164 /* bytes for readings that are not recorded yet; each takes 12 and its text, rounded up to 4 */
+#define ETHER_RING 164 /* bytes for readings that are not recorded yet; 4, and for each 12 and its text, rounded up to 4 */
 #endif
 #ifndef ETHER_FIRST_ID
 #define ETHER_FIRST_ID 0 /* the packet id before the first one; another only to test the wrap */
@@ -52,6 +53,12 @@
 #define ETHER_FLASH
 #define ETHER__TEXT(text) (text)
 #define ETHER__BYTE(place) (*(place))
+#endif
+
+#ifdef __GNUC__ /* one copy, where the compiler would make several */
+#define ETHER__FAR static __attribute__((noinline, unused))
+#else
+#define ETHER__FAR static inline
 #endif
 
 /* JSON as it is, without escaped quotes: ETHER_JSON("class":"Bench","version":"1.2") is one string literal. */
@@ -83,8 +90,8 @@ struct ether_topic {
 
 struct ether {
     /* Private: what is used most stands first, where small processors reach it with short instructions. */
-    uint8_t state, todo, high, flight, lively, subscribed, granted, asking, ask_wait;
-    uint8_t rx_kind, rx_shift, rx_body, rx_cut;
+    uint8_t state, todo, high, matching, batch_count, ask_id;
+    uint8_t tail, lively, subscribed, granted, asking, ask_wait, rx_kind, rx_shift, rx_cut;  /* of a connection */
 
     /* To be read. */
     uint8_t recording; /* somebody records */
@@ -97,10 +104,11 @@ struct ether {
     uint16_t keepalive_s; /* 0 is 30, at most 16000; a dead link is noticed within it */
     uint16_t every_s;     /* 0 is 10, at most 16000: how often the status is repeated */
 
-    uint16_t rx_size, tx_size, tx_at, place, room, used, id, flight_id, ack_id, ask_id; /* private */
-    uint16_t tick, since, sent, received, said, ask_at;                    /* private; in units of 256 ms */
-    uint32_t now, rx_left;                                                 /* private */
-    const char *end, *behind, *detail, *tail, *payload;                    /* private */
+    uint16_t rx_size, tx_size, tx_at, used, id, flight_id;              /* private */
+    uint16_t tick, since, sent, received, said, ask_at;                 /* private; in units of 256 ms */
+    uint32_t now, number, rx_left;                                      /* private */
+    const char *text, *end, *behind, *payload, *detail;                 /* private */
+    uint32_t *batch;                                                    /* private */
 
     const char *name;           /* letters, digits, `_`, `-`, `.`; unique in the system */
     struct ether_topic *topics; /* what it publishes; `topic` in the functions below is the index */
@@ -131,18 +139,21 @@ struct ether {
 
 enum { ETHER__OFF, ETHER__GREETED, ETHER__WELCOME, ETHER__ON, ETHER__LEAVING }; /* state */
 enum { ETHER__INIT = 1, ETHER__READY = 2, ETHER__ABOUT = 4, ETHER__GOODBYE = 8, ETHER__ACK = 16, ETHER__PINGED = 32,
-       ETHER__BORN = 64 }; /* todo, and what has been done */
-enum { ETHER__FLIGHT = 1, ETHER__ACKED = 2, ETHER__AGAIN = 4 }; /* of a record */
+       ETHER__BORN = 64, ETHER__BRIEF = 128 }; /* todo, and what has been done */
+enum { ETHER__FLIGHT = 1, ETHER__ACKED = 2, ETHER__AGAIN = 4, ETHER__GONE = 8 }; /* of a record */
+enum { ETHER__TAILED = 1 }; /* in place of the kind of a packet: the self-description, which is longer than any buffer */
 
-/* A record: one word of size of text, topic, flags and bits 32 to 39 of ms; ms; number; text. */
+/* A record: one word of its size in bytes, topic, flags and bits 32 to 39 of ms; ms; number; text, filled up with zeros. */
 #define ETHER__SIZE(record) ((uint8_t *)(record))[0]
 #define ETHER__TOPIC(record) ((uint8_t *)(record))[1]
 #define ETHER__FLAGS(record) ((uint8_t *)(record))[2]
 #define ETHER__HIGH(record) ((uint8_t *)(record))[3]
-#define ETHER__WORDS(size) (3u + ((size) + 3u) / 4u)
-#define ETHER__AFTER(record) ((record) + ETHER__WORDS(ETHER__SIZE(record)))
+#define ETHER__AFTER(record) ((uint32_t *)((uint8_t *)(record) + ETHER__SIZE(record)))
+#define ETHER__ROOM (ETHER_RING / 4 * 4 - 4) /* the last word is for the 0 behind the last record */
+#define ETHER__END(device) ((uint32_t *)((uint8_t *)(device)->ring + (device)->used))
 #define ETHER__EACH(device, record) \
-    for (record = (device)->ring; record < (device)->ring + (device)->used; record = ETHER__AFTER(record))
+    for (record = (device)->ring; ETHER__SIZE(record); record = ETHER__AFTER(record)) /* to the 0 behind the last one */
+#define ETHER__OF(device, record) (&(device)->topics[ETHER__TOPIC(record)]) /* the topic of a record */
 
 static inline void ether__now(struct ether *d) {
     uint32_t now = (uint32_t)d->ms();
@@ -156,9 +167,21 @@ static inline int ether__past(const struct ether *d, unsigned since, unsigned ti
     return (uint16_t)(d->tick - since) >= ticks;
 }
 
+/* Count one more; as a function, for 32 bits are many instructions on 8. */
+ETHER__FAR int ether__count(struct ether *d, unsigned which) {
+    d->counts[which]++;
+    return 0;
+}
+
 /* ------------------------------------------------------------------------------------------ private: writing */
 
+/* Write a byte, or compare it with the one at `behind`, which is NULL from the first difference on. */
 static inline void ether__byte(struct ether *d, unsigned byte) {
+    if (d->matching) {
+        const char *at = d->behind;
+        if (at) d->behind = at < d->end && (uint8_t)*at == (uint8_t)byte ? at + 1 : NULL;
+        return;
+    }
     if (d->tx_size < ETHER_TX) d->tx[d->tx_size] = (uint8_t)byte;
     d->tx_size++; /* more than ETHER_TX tells that it was too long */
 }
@@ -167,60 +190,79 @@ static inline void ether__bytes(struct ether *d, const char *at, const char *end
     while (at < end) ether__byte(d, (uint8_t)*at++);
 }
 
-/* Write a number of 40 bits in decimal; with 32-bit divisions only, as others are large on small processors. */
+static inline void ether__pair(struct ether *d, unsigned pair) {
+    ether__byte(d, pair >> 8);
+    ether__byte(d, pair);
+}
+
+/* Write a number of 40 bits in decimal, divided byte by byte: wider divisions are large on small processors. */
 static inline void ether__decimal(struct ether *d, unsigned high, uint32_t low) {
     char digits[13], *at = digits + sizeof digits;
+    uint8_t bytes[5], some;
+    for (some = 0; some < 4; some++, low >>= 8) bytes[some] = (uint8_t)low;
+    bytes[4] = (uint8_t)high;
     do {
-        uint32_t part = ((uint32_t)(high % 10) << 16) | (low >> 16);
-        uint32_t rest = ((part % 10) << 16) | (low & 0xffff);
-        high /= 10;
-        low = ((part / 10) << 16) | (rest / 10);
-        *--at = (char)('0' + rest % 10);
-    } while (low || high);
+        uint16_t rest = 0;
+        uint8_t index = 5;
+        some = 0;
+        while (index--) {
+            rest = (uint16_t)(rest << 8 | bytes[index]);
+            some |= bytes[index] = (uint8_t)(rest / 10);
+            rest %= 10;
+        }
+        *--at = (char)('0' + rest);
+    } while (some);
     ether__bytes(d, at, digits + sizeof digits);
 }
 
-/* Write a text of flash in which ' is a quote, $ the name, # the boot, * the given text, % the given number, = the number
-   in two bytes, ~ a new packet id, and what is in parentheses goes behind its length. */
-static inline void ether__say(struct ether *d, const char *form, const char *text, uint32_t number) {
+static inline void ether__part(struct ether *d, char letter);
+
+/* Write a text of flash in which ' is a quote, $ the name, # the boot, * `text`, % `number`, ~ a new packet id, and what is
+   in parentheses goes behind its length. A capital letter is one of the parts below, unless ^ stands before it. */
+static inline void ether__say(struct ether *d, const char *form) {
+    uint16_t place = 0;
     char c;
     while ((c = ETHER__BYTE(form++))) {
         const char *put = NULL;
         if (c == '$') put = d->name;
         if (c == '#') put = d->boot_text;
-        if (c == '*') put = text;
+        if (c == '*') put = d->text;
         if (put) {
-            ether__bytes(d, put, put + strlen(put));
+            while (*put) ether__byte(d, (uint8_t)*put++);
         } else if (c == '(') {
-            d->place = d->tx_size += 2;
+            place = d->tx_size += 2;
         } else if (c == ')') {
-            unsigned size = d->tx_size - d->place;
+            uint16_t size = (uint16_t)(d->tx_size - place);
             if (d->tx_size > ETHER_TX) continue;
-            d->tx[d->place - 2] = (uint8_t)(size >> 8);
-            d->tx[d->place - 1] = (uint8_t)size;
+            d->tx[place - 2] = (uint8_t)(size >> 8);
+            d->tx[place - 1] = (uint8_t)size;
         } else if (c == '%') {
-            ether__decimal(d, 0, number);
-        } else if (c == '~' || c == '=') {
-            unsigned pair = (unsigned)number;
-            if (c == '~') {
-                if (!++d->id) d->id = 1;
-                pair = d->id;
-            }
-            ether__byte(d, pair >> 8);
-            ether__byte(d, pair);
+            ether__decimal(d, 0, d->number);
+        } else if (c == '~') {
+            if (!++d->id) d->id = 1;
+            ether__pair(d, d->id);
+        } else if (c >= 'A' && c <= 'Z') {
+            ether__part(d, c);
         } else {
+            if (c == '^') c = ETHER__BYTE(form++);
             ether__byte(d, (uint8_t)(c == '\'' ? '"' : c));
         }
     }
 }
-#define ETHER__SAY(form) ether__say(d, ETHER__TEXT(form), NULL, 0)
+#define ETHER__SAY(form) ether__say(d, ETHER__TEXT(form))
 
-/* End the packet that was written, of which `more` bytes follow by themselves; 0 where it was too long: it is not sent. */
-static inline int ether__close(struct ether *d, unsigned kind, unsigned more) {
-    unsigned size = d->tx_size - 3 + more;
+/* End the packet that was written; 0 where it was too long: it is not sent. */
+static inline int ether__close(struct ether *d, unsigned kind) {
+    unsigned size = d->tx_size - 3u;
     if (d->tx_size > ETHER_TX) {
         d->tx_size = 0;
         return 0;
+    }
+    if (kind == ETHER__TAILED) { /* the self-description follows by itself */
+        const char *at = d->text = d->about;
+        while (size++, ETHER__BYTE(at++)) {}
+        d->tail = 1;
+        kind = 0x33;
     }
     d->tx_at = size < 128;
     d->tx[2] = (uint8_t)size;
@@ -233,12 +275,13 @@ static inline int ether__close(struct ether *d, unsigned kind, unsigned more) {
     return 1;
 }
 
-/* Begin a packet with what is said. */
-static inline void ether__open(struct ether *d, const char *form, const char *text) {
+/* Write a packet: a form, behind its kind. */
+static inline int ether__packet(struct ether *d, const char *form) {
     d->tx_size = 3; /* the fixed header comes last, when the length is known */
-    ether__say(d, form, text, 0);
+    ether__say(d, form + 1);
+    return ether__close(d, (uint8_t)ETHER__BYTE(form));
 }
-#define ETHER__OPEN(form) ether__open(d, ETHER__TEXT(form), NULL)
+#define ETHER__PACKET(form) ether__packet(d, ETHER__TEXT(form))
 
 /* Write what is ready; 1 where nothing is left of it. */
 static inline int ether__drain(struct ether *d) {
@@ -252,9 +295,9 @@ static inline int ether__drain(struct ether *d) {
         d->tx_at = d->tx_size = 0;
         if (!d->tail) return 1;
         while (d->tail && d->tx_size < ETHER_TX) { /* the self-description, which is longer than any buffer */
-            char c = ETHER__BYTE(d->tail++);
+            char c = ETHER__BYTE(d->text++);
             if (!c) {
-                d->tail = NULL;
+                d->tail = 0;
                 c = '}';
             }
             ether__byte(d, (uint8_t)c);
@@ -273,167 +316,199 @@ static inline uint32_t ether__oldest(struct ether *d, unsigned topic) {
     return d->topics[topic].next;
 }
 
-static inline int ether__recorded(const struct ether *d, unsigned topic) {
-    return d->recording && d->topics[topic].silent < 3;
+static inline int ether__recorded(const struct ether *d, const struct ether_topic *t) {
+    return d->recording && t->silent < 3;
 }
 
-/* Free what is below its topic's mark, or was taken by the broker and is recorded by nobody. */
+/* Free what was dropped, is below its topic's mark, or was taken by the broker and is recorded by nobody. */
 static inline void ether__sweep(struct ether *d) {
-    uint32_t *from = d->ring, *to = d->ring, *end = d->ring + d->used;
-    while (from < end) {
-        unsigned words = ETHER__WORDS(ETHER__SIZE(from));
-        uint32_t *mark = &d->topics[ETHER__TOPIC(from)].mark;
-        if ((ETHER__FLAGS(from) & ETHER__ACKED) && !ether__recorded(d, ETHER__TOPIC(from))) *mark = from[2] + 1;
-        if (from[2] >= *mark) {
-            memmove(to, from, words * 4);
-            to += words;
+    uint32_t *from = d->ring;
+    uint8_t *to = (uint8_t *)from, size;
+    while ((size = ETHER__SIZE(from))) {
+        struct ether_topic *t = ETHER__OF(d, from);
+        if ((ETHER__FLAGS(from) & ETHER__ACKED) && !ether__recorded(d, t)) t->mark = from[2] + 1;
+        if (!(ETHER__FLAGS(from) & ETHER__GONE) && from[2] >= t->mark) {
+            memmove(to, from, size);
+            to += size;
         }
-        from += words;
+        from = (uint32_t *)((uint8_t *)from + size);
     }
-    d->used = (uint16_t)(to - d->ring);
+    *to = 0;
+    d->used = (uint16_t)(to - (uint8_t *)d->ring);
 }
 
 /* Drop the oldest reading. Where somebody records, it may be stored: the recorder will be asked. */
 static inline void ether__drop(struct ether *d) {
-    unsigned topic = ETHER__TOPIC(d->ring), words = ETHER__WORDS(ETHER__SIZE(d->ring));
-    if (!ether__recorded(d, topic)) {
-        d->counts[ETHER_DROPPED]++;
-        d->topics[topic].mark = d->ring[2] + 1;
+    struct ether_topic *t = ETHER__OF(d, d->ring);
+    if (!ether__recorded(d, t)) {
+        ether__count(d, ETHER_DROPPED);
+        t->mark = d->ring[2] + 1;
     }
-    d->used = (uint16_t)(d->used - words);
-    memmove(d->ring, d->ring + words, d->used * 4u);
+    ETHER__FLAGS(d->ring) |= ETHER__GONE;
+    ether__sweep(d);
 }
 
 /* Give up what the ring does not hold of a topic below a number; so much of it is lost. */
-static inline void ether__give_up(struct ether *d, unsigned topic, uint32_t lost, uint32_t mark) {
+ETHER__FAR void ether__give_up(struct ether *d, struct ether_topic *t, uint32_t lost, uint32_t mark) {
     d->counts[ETHER_DROPPED] += lost;
-    d->topics[topic].mark = mark;
+    t->mark = mark;
     d->todo |= ETHER__READY;
 }
 
 /* ------------------------------------------------------------------------------------------ private: what is sent */
 
-/* Write a number for each topic: its mark, or its last one. */
-static inline void ether__numbers(struct ether *d, int marks) {
-    unsigned topic;
-    uint8_t comma = 0;
-    for (topic = 0; topic < d->topic_count; topic++) {
-        const struct ether_topic *t = &d->topics[topic];
-        uint32_t number = marks ? t->mark : t->next - 1;
-        if (number == (marks ? t->next : 0xffffffff)) continue; /* nothing to tell */
-        if (comma) ether__byte(d, ',');
-        ether__say(d, ETHER__TEXT("'*':%"), t->name, number);
-        comma = 1;
-    }
-    ETHER__SAY("}}");
-}
-
-static inline void ether__status(struct ether *d, const char *state, int brief) {
-    static const char names[] ETHER_FLASH = "'dropped':%\0'failed':%\0'missed':%\0'rejected':%";
-    ETHER__OPEN("(ether/status/$)~{'state':'");
-    ether__say(d, state, NULL, 0);
-    ETHER__SAY("','boot':'#'");
-    if (!brief && d->detail) ether__say(d, ETHER__TEXT(",'detail':'*'"), d->detail, 0);
-    ether__say(d, ETHER__TEXT(",'every':%"), NULL, d->every_s);
-    if (!brief) {
-        const char *name = names;
-        uint8_t index, some = 0;
-        for (index = 0; index < 4; index++) {
-            if (d->counts[index]) {
-                ether__say(d, some ? ETHER__TEXT(",") : ETHER__TEXT(",'counts':{"), NULL, 0);
-                ether__say(d, name, NULL, d->counts[index]);
-                some = 1;
-            }
-            while (ETHER__BYTE(name++)) {}
-        }
-        if (some) ether__byte(d, '}');
-    }
-    if (d->todo & ETHER__GOODBYE) {
-        ETHER__SAY(",'last':{");
-        ether__numbers(d, 0);
-    } else {
-        ether__byte(d, '}');
-    }
-    if (!ether__close(d, 0x33, 0) && !brief) ether__status(d, state, 1);
-}
-
-static inline void ether__about(struct ether *d) {
-    const char *end = d->about;
-    while (ETHER__BYTE(end)) end++;
-    ETHER__OPEN("(ether/about/$)~{'ether':1,'boot':'#',");
-    if (ether__close(d, 0x33, (unsigned)(end - d->about) + 1)) d->tail = d->about;
-}
-
 /* Topics of ours: to subscribe to, and the commands. */
-static const char ether__topics[] ETHER_FLASH =
-    "ether/status/recorder\0ether/stored/$\0ether/status/$\0ether/command/$/+\0*\0"
-    "ether/command/$/ping\0ether/command/$/every\0ether/command/$/restart";
-enum { ETHER__RECORDER, ETHER__STORED, ETHER__STATUS, ETHER__COMMAND, ETHER__OTHER, ETHER__PING, ETHER__EVERY,
-       ETHER__RESTART, ETHER__NONE };
+static const char ether__topics[] ETHER_FLASH = "Estatus/recorder\0Estored/$\0Estatus/$\0C+\0Cping\0Cevery\0Crestart\0*";
+enum { ETHER__RECORDER, ETHER__STORED, ETHER__STATUS, ETHER__COMMAND, ETHER__PING, ETHER__EVERY, ETHER__RESTART,
+       ETHER__OTHER };
 
-/* Return the form of a topic. */
-static inline const char *ether__form(unsigned which) {
+/* Return the form of a topic; its text is ready. */
+static inline const char *ether__form(struct ether *d, unsigned which) {
     const char *form = ether__topics;
+    if (which >= ETHER__OTHER) {
+        d->text = d->hears[which - ETHER__OTHER];
+        which = ETHER__OTHER;
+    }
     while (which--)
         while (ETHER__BYTE(form++)) {}
     return form;
 }
 
-static inline void ether__subscribe(struct ether *d) {
-    unsigned index = d->subscribed++, which = index;
-    const char *topic = NULL;
-    if (index >= ETHER__OTHER) {
-        which = ETHER__OTHER;
-        topic = d->hears[index - ETHER__OTHER];
+/* Write a number for each topic: its mark; in the goodbye its last one. */
+static inline void ether__numbers(struct ether *d) {
+    uint8_t topic, first = 1;
+    for (topic = 0; topic < d->topic_count; topic++) {
+        const struct ether_topic *t = &d->topics[topic];
+        uint32_t end = t->next;
+        d->number = t->mark;
+        if (d->state == ETHER__LEAVING) {
+            d->number = end - 1;
+            end = 0xffffffff;
+        }
+        if (d->number == end) continue; /* nothing to tell */
+        d->text = t->name;
+        ether__say(d, ETHER__TEXT(",'*':%") + first);
+        first = 0;
     }
-    ETHER__OPEN("~(");
-    ether__say(d, ether__form(which), topic, 0);
-    ETHER__SAY(")\1");
-    ether__close(d, 0x82, 0);
 }
 
-/* Go through `count` readings of one topic with successive numbers: write their values (0) or times (1), or mark them as
-   sent (2). */
-static inline void ether__series(struct ether *d, uint32_t *record, unsigned count, unsigned what) {
-    unsigned topic = ETHER__TOPIC(record);
-    for (; count; record = ETHER__AFTER(record)) {
+/* Write what is counted and is not 0. */
+static inline void ether__counts(struct ether *d) {
+    static const char names[] ETHER_FLASH = ",'dropped':%\0,'failed':%\0,'missed':%\0,'rejected':%";
+    const char *name = names;
+    uint8_t index, first = 1;
+    for (index = 0; index < 4; index++) {
+        d->number = d->counts[index];
+        if (d->number) {
+            if (first) ETHER__SAY(",'counts':{");
+            ether__say(d, name + first);
+            first = 0;
+        }
+        while (ETHER__BYTE(name++)) {}
+    }
+    if (!first) ether__byte(d, '}');
+}
+
+/* Write the text of a record but for so many bytes at both ends. */
+static inline void ether__text(struct ether *d, const uint32_t *record, unsigned less) {
+    const char *end = (const char *)ETHER__AFTER(record);
+    while (!end[-1]) end--;
+    ether__bytes(d, (const char *)(record + 3) + less, end - less);
+}
+
+/* Write the values of a message's readings, or their times. */
+static inline void ether__series(struct ether *d, int times) {
+    const uint32_t *record = d->batch;
+    uint8_t topic = ETHER__TOPIC(record), left = d->batch_count, many = left > 1;
+    if (many) ether__byte(d, '[');
+    for (;; record = ETHER__AFTER(record)) {
         if (ETHER__TOPIC(record) != topic) continue;
-        count--;
-        if (what == 0) ether__bytes(d, (char *)(record + 3), (char *)(record + 3) + ETHER__SIZE(record));
-        if (what == 1) ether__decimal(d, ETHER__HIGH(record), record[1]);
-        if (what == 2)
-            ETHER__FLAGS(record) |= ETHER__FLIGHT;
-        else if (count)
-            ether__byte(d, ',');
+        if (times)
+            ether__decimal(d, ETHER__HIGH(record), record[1]);
+        else
+            ether__text(d, record, 0);
+        if (!--left) break;
+        ether__byte(d, ',');
     }
+    if (many) ether__byte(d, ']');
 }
 
-/* Write a message of so many readings; returns 0, or the size it would have where that is too long. */
-static inline unsigned ether__batch(struct ether *d, uint32_t *first, unsigned count) {
-    const char *text = (const char *)(first + 3);
-    unsigned size;
-    ether__open(d, ETHER__FLAGS(first) & ETHER__AGAIN ? ETHER__TEXT("(ether/resend/*)~{") : ETHER__TEXT("(*)~{"),
-                d->topics[ETHER__TOPIC(first)].name);
-    if (*text == '{') { /* an object is its own fields */
-        ether__bytes(d, text + 1, text + ETHER__SIZE(first) - 1);
-    } else {
-        ether__say(d, count > 1 ? ETHER__TEXT("'value':[") : ETHER__TEXT("'value':"), NULL, 0);
-        ether__series(d, first, count, 0);
-        if (count > 1) ether__byte(d, ']');
+/* Write a part of what is said. */
+static inline void ether__part(struct ether *d, char letter) {
+    const char *form = NULL, *at;
+    uint8_t brief = d->todo & (ETHER__INIT | ETHER__BRIEF);
+    switch (letter) {
+    case 'E': form = ETHER__TEXT("ether/"); break;
+    case 'C': form = ETHER__TEXT("Ecommand/$/"); break;
+    case 'B': form = ETHER__TEXT("'boot':'#'"); break;
+    case 'W': form = ETHER__TEXT("(Estatus/$)"); break;
+    case 'M': ether__numbers(d); break;
+    case 'A': /* the id to acknowledge */
+        at = (const char *)d->rx + 2 + (d->rx[0] << 8 | d->rx[1]);
+        ether__bytes(d, at, at + 2);
+        break;
+    case 'F': /* flags and keepalive */
+        ether__byte(d, 0x2eu | (d->user ? 0x80 : 0) | (d->password ? 0x40 : 0));
+        ether__pair(d, d->keepalive_s);
+        break;
+    case 'U': /* user and password */
+        if ((d->text = d->user)) ETHER__SAY("(*)");
+        if ((d->text = d->password)) form = ETHER__TEXT("(*)");
+        break;
+    case 'S': /* state */
+        form = d->state == ETHER__LEAVING  ? ETHER__TEXT("disconnected")
+               : d->todo & ETHER__INIT     ? ETHER__TEXT("init")
+               : d->detail                 ? ETHER__TEXT("alert")
+                                           : ETHER__TEXT("ready");
+        break;
+    case 'D': /* detail */
+        if (!brief && (d->text = d->detail)) form = ETHER__TEXT(",'detail':'*'");
+        break;
+    case 'N': /* counts and last numbers */
+        if (!brief) ether__counts(d);
+        if (d->state == ETHER__LEAVING) form = ETHER__TEXT(",'last':{M}");
+        break;
+    case 'R':
+        if (ETHER__FLAGS(d->batch) & ETHER__AGAIN) form = ETHER__TEXT("Eresend/");
+        break;
+    case 'V': /* values */
+        if (*(const char *)(d->batch + 3) == '{') { /* an object is its own fields */
+            ether__text(d, d->batch, 1);
+        } else {
+            ETHER__SAY("'value':");
+            ether__series(d, 0);
+        }
+        break;
+    case 'T': /* times */
+        ether__series(d, 1);
+        d->number = d->batch_count;
+        if (d->number > 1) form = ETHER__TEXT(",'k':%");
+        break;
+    case 'I': /* the id of a ping */
+        if (d->text)
+            ether__bytes(d, d->text, d->behind);
+        else
+            form = ETHER__TEXT("null");
+        break;
+    case 'Q': form = ether__form(d, d->subscribed < 4 ? d->subscribed : d->subscribed + 3u); break;
+    case 'X': ether__decimal(d, d->high, d->now); break;
     }
-    ether__say(d, ETHER__TEXT(",'_ether':{'by':'$','b':'#','n':%,'ms':"), NULL, first[2]);
-    if (count > 1) ether__byte(d, '[');
-    ether__series(d, first, count, 1);
-    if (count > 1) ether__say(d, ETHER__TEXT("],'k':%"), NULL, count);
-    ETHER__SAY("}}");
-    size = d->tx_size;
-    return ether__close(d, 0x32, 0) ? 0 : size;
+    if (form) ether__say(d, form);
+}
+
+static inline void ether__status(struct ether *d) {
+    do {
+        d->number = d->every_s;
+        if (ETHER__PACKET("\x33W~{'state':'S',BD,'every':%N}")) break;
+        d->todo ^= ETHER__BRIEF;
+    } while (d->todo & ETHER__BRIEF);
+    d->todo &= (uint8_t)~ETHER__BRIEF;
 }
 
 /* Send the oldest readings that wait for it, as many as a message holds. */
 static inline int ether__send(struct ether *d) {
     uint32_t *record, *first = NULL;
-    unsigned count = 0, size;
+    uint8_t count = 0;
     ETHER__EACH(d, record) {
         uint8_t flags = ETHER__FLAGS(record);
         if (!first) {
@@ -443,25 +518,28 @@ static inline int ether__send(struct ether *d) {
             if (ETHER__TOPIC(record) != ETHER__TOPIC(first)) continue;
             if (flags != ETHER__FLAGS(first) || *(char *)(record + 3) == '{' || *(char *)(first + 3) == '{') break;
         }
-        count++;
+        if (++count == 255) break;
     }
     if (!first) return 0;
-    while ((size = ether__batch(d, first, count))) {
-        unsigned fit = (unsigned)((uint32_t)count * ETHER_TX / size);
-        count = fit && fit < count ? fit : count - 1;
-    }
-    ether__series(d, first, count, 2);
-    d->flight = 1;
+    d->batch = first;
+    d->batch_count = count;
+    while (d->number = first[2], d->text = ETHER__OF(d, first)->name,
+           !ETHER__PACKET("\x32(R*)~{V,'_ether':{'by':'$','b':'#','n':%,'ms':T}}"))
+        d->batch_count--;
     d->flight_id = d->id;
     d->since = d->tick;
+    for (record = first, count = d->batch_count; count; record = ETHER__AFTER(record)) {
+        if (ETHER__TOPIC(record) != ETHER__TOPIC(first)) continue;
+        ETHER__FLAGS(record) |= ETHER__FLIGHT;
+        count--;
+    }
     return 1;
 }
 
 /* Ask the recorder what it has, if there is a doubt. */
 static inline int ether__ask(struct ether *d) {
-    unsigned topic;
-    uint8_t doubt = d->used && (ETHER__FLAGS(d->ring) & ETHER__ACKED) &&
-                    ether__past(d, d->topics[ETHER__TOPIC(d->ring)].news, 4);
+    uint8_t topic, doubt = d->used && (ETHER__FLAGS(d->ring) & ETHER__ACKED) &&
+                           ether__past(d, ETHER__OF(d, d->ring)->news, 4);
     if (!d->recording || !ether__past(d, d->ask_at, d->ask_wait)) return 0;
     for (topic = 0; topic < d->topic_count; topic++) {
         struct ether_topic *t = &d->topics[topic];
@@ -472,71 +550,59 @@ static inline int ether__ask(struct ether *d) {
     if (!doubt) return 0;
     d->ask_at = d->tick;
     d->ask_wait = (uint8_t)(d->ask_wait < 4 ? 4 : d->ask_wait < 64 ? d->ask_wait * 2 : 120);
-    d->tx_size = 3;
-    ether__say(d, ETHER__TEXT("(ether/command/recorder/confirm)~{'by':'$','boot':'#','id':%,'from':{"), NULL, ++d->ask_id);
-    ether__numbers(d, 1);
-    return ether__close(d, 0x32, 0);
+    d->number = ++d->ask_id;
+    return ETHER__PACKET("\x32(Ecommand/recorder/confirm)~{'by':'$',B,'id':%,'from':{M}}");
 }
 
 /* Make the next packet that is due; 0 where none is. */
 static inline int ether__speak(struct ether *d) {
-    unsigned todo = d->todo, half = d->keepalive_s * 2u;
+    uint8_t todo = d->todo;
+    unsigned half = d->keepalive_s * 2u;
     if (todo & ETHER__ACK) {
-        d->todo &= (uint8_t)~ETHER__ACK;
-        d->tx_size = 3;
-        ether__say(d, ETHER__TEXT("="), NULL, d->ack_id);
-        return ether__close(d, 0x40, 0);
+        d->todo ^= ETHER__ACK;
+        return ETHER__PACKET("\100A");
     }
     if (d->state < ETHER__WELCOME) return 0;
     if (d->state == ETHER__LEAVING) {
         if (!(todo & ETHER__GOODBYE)) return 0;
         d->todo ^= ETHER__GOODBYE;
-        d->tx_size = 3;
-        return ether__close(d, 0xe0, 0);
+        return ETHER__PACKET("\xe0");
     }
     if (todo & ETHER__INIT) {
+        ether__status(d);
         d->todo ^= ETHER__INIT;
-        ether__status(d, ETHER__TEXT("init"), 1);
     } else if ((todo & ETHER__READY) || ether__past(d, d->said, d->every_s * 4u)) {
         d->todo &= (uint8_t)~ETHER__READY;
         d->said = d->tick;
-        ether__status(d, d->detail ? ETHER__TEXT("alert") : ETHER__TEXT("ready"), 0);
+        ether__status(d);
     } else if (todo & ETHER__ABOUT) {
         d->todo ^= ETHER__ABOUT;
-        if (d->about) ether__about(d);
+        if (d->about) ETHER__PACKET("\1(Eabout/$)~{'ether':1,B,");
     } else if (d->subscribed < d->hear_count + 4) {
-        ether__subscribe(d);
+        ETHER__PACKET("\x82~(Q)\1");
+        d->subscribed++;
     } else if (todo & ETHER__GOODBYE) {
         d->state = ETHER__LEAVING;
-        ether__status(d, ETHER__TEXT("disconnected"), 0);
+        ether__status(d);
     } else if (!(todo & ETHER__PINGED) && (ether__past(d, d->sent, half) || ether__past(d, d->received, half))) {
         d->todo |= ETHER__PINGED;
-        d->tx_size = 3;
-        ether__close(d, 0xc0, 0);
+        ETHER__PACKET("\xc0");
     } else {
-        return d->state == ETHER__ON && (ether__ask(d) || (!d->flight && ether__send(d)));
+        return d->state == ETHER__ON && (ether__ask(d) || (!d->flight_id && ether__send(d)));
     }
     return 1;
 }
 
 /* ------------------------------------------------------------------------------------------ private: JSON, as it came */
 
-/* Return the place behind what matches a form (' $ # * as in ether__say); NULL where it does not. */
-static inline const char *ether__match(const struct ether *d, const char *at, const char *form, const char *text) {
-    char c;
-    while (at && (c = ETHER__BYTE(form++))) {
-        const char *put = &c;
-        unsigned size = 1;
-        if (c == '\'') c = '"';
-        if (c == '$') put = d->name;
-        if (c == '#') put = d->boot_text;
-        if (c == '*') put = text;
-        if (put != &c) size = (unsigned)strlen(put);
-        at = (unsigned)(d->end - at) >= size && !memcmp(at, put, size) ? at + size : NULL;
-    }
-    return at;
+/* Return the place behind what matches a form; NULL where it does not. */
+ETHER__FAR const char *ether__match(struct ether *d, const char *at, const char *form) {
+    d->behind = at;
+    d->matching = 1;
+    ether__say(d, form);
+    d->matching = 0;
+    return d->behind;
 }
-#define ETHER__MATCH(at, form) ether__match(d, at, ETHER__TEXT(form), NULL)
 
 /* Return what follows blanks, commas and colons. */
 static inline const char *ether__gap(const struct ether *d, const char *at) {
@@ -568,41 +634,50 @@ static inline const char *ether__behind(const struct ether *d, const char *at) {
 
 /* Return the member of a JSON object whose name matches, and note the place behind it; for no form the first one that is
    not ether's own. NULL where there is none. */
-static inline const char *ether__member(struct ether *d, const char *at, const char *form, const char *text) {
+static inline const char *ether__member(struct ether *d, const char *at, const char *form) {
     if (!at || at >= d->end || *at != '{') return NULL;
     for (at++;;) {
-        const char *key = ether__gap(d, at);
+        const char *key = ether__gap(d, at), *behind;
+        int found;
         if (key >= d->end || *key != '"' || !(at = ether__behind(d, key))) return NULL;
         at = ether__gap(d, at);
-        if (!(d->behind = ether__behind(d, at))) return NULL;
-        if (form ? ether__match(d, key, form, text) != NULL : key[1] != '_') return at;
-        at = d->behind;
+        if (!(behind = ether__behind(d, at))) return NULL;
+        found = form ? ether__match(d, key, form) != NULL : key[1] != '_';
+        d->behind = behind;
+        if (found) return at;
+        at = behind;
     }
 }
-#define ETHER__MEMBER(at, form) ether__member(d, at, ETHER__TEXT(form), NULL)
 
-/* Read the digits at a place; return the place behind them, NULL where there are none, or more than 32 bits hold. */
-static inline const char *ether__digits(const struct ether *d, const char *at, uint32_t *number) {
+/* Return a member of the message. */
+ETHER__FAR const char *ether__field(struct ether *d, const char *form) {
+    return ether__member(d, d->payload, form);
+}
+#define ETHER__MEMBER(form) ether__field(d, ETHER__TEXT(form))
+
+/* Read the digits at a place into `number`; return the place behind them, NULL where there are none, or more than 32 bits
+   hold. */
+static inline const char *ether__digits(struct ether *d, const char *at) {
     const char *begin = at;
-    uint32_t value = 0;
+    d->number = 0;
     while (at && at < d->end && (uint8_t)(*at - '0') < 10) {
-        if (value > 429496728) return NULL;
-        value = value * 10 + (uint8_t)(*at++ - '0');
+        if (d->number > 429496728) return NULL;
+        d->number = d->number * 10 + (uint8_t)(*at++ - '0');
     }
-    *number = value;
     return at > begin ? at : NULL;
 }
 
 /* ------------------------------------------------------------------------------------------ private: what is heard */
 
-/* What a message on ether/stored/<name> says. */
-struct ether__news {
-    const char *topics, *first, *missing, *seen;
-    int answer;
-};
+/* Return what a member of the message has of a topic. */
+static inline const char *ether__of_topic(struct ether *d, const char *form, const struct ether_topic *t) {
+    const char *at = ether__field(d, form);
+    d->text = t->name;
+    return ether__member(d, at, ETHER__TEXT("'*'"));
+}
 
 /* Return how many of these numbers are among those from the mark on that the ring no longer had when it asked. */
-static inline uint32_t ether__gone(const struct ether_topic *t, uint32_t first, uint32_t last) {
+ETHER__FAR uint32_t ether__gone(const struct ether_topic *t, uint32_t first, uint32_t last) {
     if (first < t->mark) first = t->mark;
     if (last >= t->asked) last = t->asked - 1;
     return first <= last ? last - first + 1 : 0;
@@ -610,105 +685,92 @@ static inline uint32_t ether__gone(const struct ether_topic *t, uint32_t first, 
 
 /* Return how many of those were not stored: what is at or behind `behind`, unless the recorder has seen it, and what it
    lists as missing. */
-static inline uint32_t ether__lost(struct ether *d, const struct ether__news *news, const struct ether_topic *t,
-                                   uint32_t behind) {
-    uint32_t number, first = 0, lost;
+static inline uint32_t ether__lost(struct ether *d, const struct ether_topic *t, uint32_t behind) {
+    uint32_t first = 0, lost;
     const char *at;
     uint8_t odd = 0;
     if (d->rx_cut) return t->asked - t->mark; /* too long to be read to its end */
-    at = ether__member(d, news->seen, ETHER__TEXT("'*'"), t->name);
-    if (ether__digits(d, at, &number) && number >= behind) behind = number + 1;
+    if (ether__digits(d, ether__of_topic(d, ETHER__TEXT("'seen'"), t)) && d->number >= behind) behind = d->number + 1;
     lost = ether__gone(t, behind, 0xffffffff);
-    at = ether__member(d, news->missing, ETHER__TEXT("'*'"), t->name);
+    at = ether__of_topic(d, ETHER__TEXT("'missing'"), t);
     while (at && at < d->behind) {
-        const char *after = ether__digits(d, at, &number);
+        const char *after = ether__digits(d, at);
         at = after ? after : at + 1;
         if (!after) continue;
-        if (odd) lost += ether__gone(t, first, number);
-        first = number;
+        if (odd) lost += ether__gone(t, first, d->number);
+        first = d->number;
         odd ^= 1;
     }
     return lost;
 }
 
-/* Act on the answer to a question for a topic: count what is lost for good, send again what was lost on the way. */
-static inline void ether__answered(struct ether *d, const struct ether__news *news, unsigned topic, uint32_t behind) {
+/* Take the news of one topic, which may answer a question; 0 where they are malformed. */
+static inline int ether__told(struct ether *d, unsigned topic, int answer) {
     struct ether_topic *t = &d->topics[topic];
-    uint32_t *record;
-    if (t->mark < t->asked) { /* of what was dropped since, the answer knows nothing */
-        ether__give_up(d, topic, ether__lost(d, news, t, behind), t->asked);
-        t->news = (uint16_t)(d->tick - 4); /* ask again soon: the recorder must know the new mark */
-        return;
+    uint32_t *record, behind = 0;
+    const char *at = ether__of_topic(d, ETHER__TEXT("'topics'"), t);
+    if (at) {
+        if (*at != '-') { /* -1: nothing yet */
+            if (!ether__digits(d, at)) return 0;
+            behind = d->number < t->next ? d->number + 1 : t->next;
+        }
+        t->silent = 0;
+        if (ether__digits(d, ether__of_topic(d, ETHER__TEXT("'first'"), t)) && d->number > t->mark)
+            return 1; /* it began later than we: it will be asked */
+        if (behind > t->mark) t->mark = behind;
+    } else if (!answer) {
+        return 1;
+    } else if (t->mark < t->next && t->silent < 3) {
+        t->silent++;
     }
-    ETHER__EACH(d, record) {
+    t->news = d->tick;
+    if (!answer) return 1;
+    if (t->mark < t->asked) { /* count what is lost for good; of what was dropped since, the answer knows nothing */
+        ether__give_up(d, t, ether__lost(d, t, behind), t->asked);
+        t->news = (uint16_t)(d->tick - 4); /* ask again soon: the recorder must know the new mark */
+        return 1;
+    }
+    ETHER__EACH(d, record) { /* send again what was lost on the way */
         if (ETHER__TOPIC(record) == topic && record[2] >= t->mark && (ETHER__FLAGS(record) & ETHER__ACKED))
             ETHER__FLAGS(record) = ETHER__AGAIN;
     }
-}
-
-/* Take the news of one topic; 0 where they are malformed. */
-static inline int ether__told(struct ether *d, const struct ether__news *news, unsigned topic) {
-    struct ether_topic *t = &d->topics[topic];
-    uint32_t number, behind = 0;
-    const char *at = ether__member(d, news->topics, ETHER__TEXT("'*'"), t->name);
-    if (at) {
-        if (*at != '-') { /* -1: nothing yet */
-            if (!ether__digits(d, at, &number)) return 0;
-            behind = number < t->next ? number + 1 : t->next;
-        }
-        t->silent = 0;
-        at = ether__member(d, news->first, ETHER__TEXT("'*'"), t->name);
-        if (ether__digits(d, at, &number) && number > t->mark) return 1; /* it began later than we: it will be asked */
-        if (behind > t->mark) t->mark = behind;
-        at = news->topics; /* there was something */
-    } else if (news->answer && t->mark < t->next && t->silent < 3) {
-        t->silent++;
-    }
-    if (at || news->answer) t->news = d->tick;
-    if (news->answer) ether__answered(d, news, topic, behind);
     return 1;
 }
 
-static inline int ether__stored(struct ether *d, const char *at) {
-    struct ether__news news;
-    uint32_t number;
-    unsigned topic;
-    const char *boot = ETHER__MEMBER(at, "'boot'");
-    news.topics = ETHER__MEMBER(at, "'topics'");
-    if (!boot || !news.topics || !(d->rx_cut || ether__behind(d, at))) return 0;
-    if (!ETHER__MATCH(boot, "'#'")) return 1;
-    news.first = ETHER__MEMBER(at, "'first'");
-    news.missing = ETHER__MEMBER(at, "'missing'");
-    news.seen = ETHER__MEMBER(at, "'seen'");
-    at = ETHER__MEMBER(at, "'asked'");
-    news.answer = d->asking && ether__digits(d, at, &number) && number == d->ask_id;
-    if (news.answer) {
+static inline int ether__stored(struct ether *d) {
+    uint8_t topic, answer;
+    const char *boot = ETHER__MEMBER("'boot'");
+    if (!boot || !ETHER__MEMBER("'topics'") || !(d->rx_cut || ether__behind(d, d->payload))) return 0;
+    if (!ether__match(d, boot, ETHER__TEXT("'#'"))) return 1;
+    answer = d->asking && ether__digits(d, ETHER__MEMBER("'asked'")) && d->number == d->ask_id;
+    if (answer) {
         d->asking = 0;
         d->ask_wait = 1;
         d->ask_at = d->tick;
     }
     for (topic = 0; topic < d->topic_count; topic++)
-        if (!ether__told(d, &news, topic)) return 0;
+        if (!ether__told(d, topic, answer)) return 0;
     ether__sweep(d);
     return 1;
 }
 
 /* Return the first letter of the state that a status tells, which no two have in common. */
-static inline char ether__state(struct ether *d, const char *at) {
-    const char *state = ETHER__MEMBER(at, "'state'");
+static inline char ether__state(struct ether *d) {
+    const char *state = ETHER__MEMBER("'state'");
     return state && *state == '"' ? state[1] : 0; /* a text has an end, so there is something behind the quote */
 }
 
-static inline void ether__recorder(struct ether *d, const char *at) {
-    unsigned topic;
-    char first = ether__state(d, at);
+static inline void ether__recorder(struct ether *d) {
+    uint8_t topic;
+    char first = ether__state(d);
     uint8_t lively = first == 'i' || first == 'r' || first == 'a'; /* init, ready, alert */
     if (lively) d->recording = 1;
     if (first == 'd') d->recording = 0; /* disconnected */
     for (topic = 0; topic < d->topic_count; topic++) {
-        if (lively > d->lively) d->topics[topic].silent = 0;
-        if (d->topics[topic].mark < ether__oldest(d, topic) && !d->recording)
-            ether__give_up(d, topic, ether__oldest(d, topic) - d->topics[topic].mark, ether__oldest(d, topic));
+        struct ether_topic *t = &d->topics[topic];
+        uint32_t oldest = ether__oldest(d, topic);
+        if (lively > d->lively) t->silent = 0;
+        if (t->mark < oldest && !d->recording) ether__give_up(d, t, oldest - t->mark, oldest);
     }
     if (lively > d->lively) d->ask_wait = 0;
     d->lively = lively;
@@ -716,115 +778,99 @@ static inline void ether__recorder(struct ether *d, const char *at) {
 }
 
 /* Set periods as the command `every` says; seconds, to the millisecond. */
-static inline int ether__every(struct ether *d, const char *in) {
+static inline int ether__every(struct ether *d) {
     uint32_t period = 0;
-    unsigned topic, places = 0;
-    const char *name, *at = ETHER__MEMBER(in, "'every'");
-    if (!at) return 0;
-    for (; at < d->behind; at++) {
+    uint8_t topic, places = 3, point = 0;
+    const char *at = ETHER__MEMBER("'every'");
+    for (; at && at < d->behind; at++) {
         uint8_t digit = (uint8_t)(*at - '0');
-        if (*at == '.' && !places) {
-            places = 1;
-        } else if (digit < 10 && period < 400000000) {
-            if (places < 4) period = period * 10 + digit;
-            if (places) places++;
-        } else {
-            return 0;
+        if (*at == '.' && !point) {
+            point = 1;
+            continue;
         }
+        if (digit > 9 || period >= 400000000) return 0;
+        if (!places) continue;
+        period = period * 10 + digit;
+        places = (uint8_t)(places - point);
     }
-    for (places = places ? places : 1; places < 4; places++) {
+    while (places--) {
         if (period > 400000000) return 0;
         period *= 10;
     }
     if (!period) return 0;
-    name = ETHER__MEMBER(in, "'topic'");
+    at = ETHER__MEMBER("'topic'");
     for (topic = 0; topic < d->topic_count; topic++) {
         struct ether_topic *t = &d->topics[topic];
-        if (name && !ether__match(d, name, ETHER__TEXT("'*'"), t->name)) continue;
+        d->text = t->name;
+        if (at && !ether__match(d, at, ETHER__TEXT("'*'"))) continue;
         t->period_ms = period;
         t->due = d->now + period;
     }
     return 1;
 }
 
-static inline int ether__pong(struct ether *d, const char *at) {
-    if (!ether__behind(d, at) || *at != '{') return 0;
-    at = ETHER__MEMBER(at, "'id'");
-    ETHER__OPEN("(ether/pong/$){'id':");
-    if (at)
-        ether__bytes(d, at, d->behind);
-    else
-        ETHER__SAY("null");
-    ETHER__SAY(",'ms':");
-    ether__decimal(d, d->high, d->now);
-    ether__byte(d, '}');
-    return ether__close(d, 0x30, 0);
+static inline int ether__pong(struct ether *d) {
+    if (!ether__behind(d, d->payload) || *d->payload != '{') return 0;
+    d->text = ETHER__MEMBER("'id'");
+    return ETHER__PACKET("\x30(Epong/$){'id':I,'ms':X}");
 }
 
 /* Take a message on one of the topics it hears. */
-static inline void ether__hear(struct ether *d, unsigned index, const char *at) {
-    const char *value = ether__member(d, at, NULL, NULL), *behind = d->behind;
-    d->payload = at;
+static inline void ether__hear(struct ether *d, unsigned index) {
+    const char *value = ether__member(d, d->payload, NULL), *behind = d->behind;
     if (!value) {
-        value = at;
+        value = d->payload;
         behind = d->end;
     }
-    if (d->heard && d->heard(d, (uint8_t)index, value, (uint16_t)(behind - value))) d->counts[ETHER_FAILED]++;
+    if (d->heard && d->heard(d, (uint8_t)index, value, (uint16_t)(behind - value))) ether__count(d, ETHER_FAILED);
 }
 
-/* Take a message; 0 where it is malformed. */
-static inline int ether__act(struct ether *d, const char *topic, const char *behind, const char *at) {
-    unsigned which, index = 0;
+/* Take a message on a topic that ends so; 0 where it is malformed. */
+static inline int ether__act(struct ether *d, const char *behind) {
+    unsigned which = 0, count = d->hear_count + ETHER__OTHER;
     d->end = behind;
-    for (which = 0; which < ETHER__NONE; which++) {
-        if (which == ETHER__OTHER) {
-            while (index < d->hear_count && ether__match(d, topic, ETHER__TEXT("*"), d->hears[index]) != behind) index++;
-            if (index < d->hear_count) break;
-        } else if (ether__match(d, topic, ether__form(which), NULL) == behind) {
-            break;
-        }
-    }
+    while (which < count && ether__match(d, (const char *)d->rx + 2, ether__form(d, which)) != behind) which++;
     d->end = (const char *)d->rx + d->rx_size;
-    if (which == ETHER__STORED) return ether__stored(d, at);
+    if (which == count) return 1;
+    if (which == ETHER__STORED) return ether__stored(d);
     if (d->rx_cut && which > ETHER__STATUS) return 0; /* of a status the beginning will do */
-    if (which == ETHER__RECORDER) ether__recorder(d, at);
-    if (which == ETHER__STATUS && (ether__state(d, at) == 'l' || !ETHER__MATCH(ETHER__MEMBER(at, "'boot'"), "'#'")))
+    if (which == ETHER__RECORDER) ether__recorder(d);
+    if (which == ETHER__STATUS &&
+        (ether__state(d) == 'l' || !ether__match(d, ETHER__MEMBER("'boot'"), ETHER__TEXT("'#'"))))
         d->todo |= ETHER__READY | ETHER__ABOUT;
-    if (which == ETHER__OTHER) ether__hear(d, index, at);
+    if (which >= ETHER__OTHER) ether__hear(d, which - ETHER__OTHER);
     if (d->rx_kind & 1) return 1; /* a retained command is an old one */
-    if (which == ETHER__PING) return ether__pong(d, at);
-    if (which == ETHER__EVERY) return ether__every(d, at);
+    if (which == ETHER__PING) return ether__pong(d);
+    if (which == ETHER__EVERY) return ether__every(d);
     if (which == ETHER__RESTART) d->restart = 1;
     return 1;
 }
 
 /* Take a PUBLISH; 0 where the stream cannot be followed any more. */
 static inline int ether__deliver(struct ether *d) {
-    unsigned qos = (d->rx_kind >> 1) & 3, size = (unsigned)(d->rx[0] << 8 | d->rx[1]) + 2, place = size + (qos ? 2 : 0);
-    if (qos > 1 || d->rx_size < 2) return 0;
+    uint8_t qos = d->rx_kind & 6;
+    unsigned size = (unsigned)(d->rx[0] << 8 | d->rx[1]) + 2, place = size + qos;
+    if (qos > 2 || d->rx_size < 2) return 0;
     if (size < ETHER_RX && place <= d->rx_size) {
-        const char *rx = (const char *)d->rx;
-        if (qos) {
-            d->ack_id = (uint16_t)(d->rx[size] << 8 | d->rx[size + 1]);
-            d->todo |= ETHER__ACK;
-        }
-        if (ether__act(d, rx + 2, rx + size, rx + place)) return 1;
+        if (qos) d->todo |= ETHER__ACK;
+        d->payload = (const char *)d->rx + place;
+        if (ether__act(d, (const char *)d->rx + size)) return 1;
     }
-    d->counts[ETHER_REJECTED]++;
+    ether__count(d, ETHER_REJECTED);
     return 1;
 }
 
 /* Take a whole packet; 0 where the stream cannot be followed any more. */
 static inline int ether__take(struct ether *d) {
-    unsigned id = (unsigned)(d->rx[0] << 8 | d->rx[1]);
+    uint8_t kind = d->rx_kind;
     uint32_t *record;
     d->received = d->tick;
     d->todo &= (uint8_t)~ETHER__PINGED;
-    if ((d->state == ETHER__GREETED) != (d->rx_kind == 0x20)) return 0;
-    if (d->rx_kind >> 4 == 3) return ether__deliver(d);
-    if (d->rx_kind == 0xd0) return !d->rx_size;
-    if (d->rx_kind == 0x90) {
-        if (d->rx[2] > 2) d->counts[ETHER_REJECTED]++; /* the broker refuses the subscription */
+    if ((d->state == ETHER__GREETED) != (kind == 0x20)) return 0;
+    if (kind >> 4 == 3) return ether__deliver(d);
+    if (kind == 0xd0) return !d->rx_size;
+    if (kind == 0x90) {
+        if (d->rx[2] > 2) ether__count(d, ETHER_REJECTED); /* the broker refuses the subscription */
         if (++d->granted == d->hear_count + 4) {
             d->state = ETHER__ON;
             d->todo |= ETHER__BORN; /* it has taken what came before: the first status of this boot */
@@ -832,18 +878,18 @@ static inline int ether__take(struct ether *d) {
         return d->rx_size == 3;
     }
     if (d->rx_size != 2) return 0;
-    if (d->rx_kind == 0x20) {
+    if (kind == 0x20) {
         d->refused = d->rx[1];
         d->state = ETHER__WELCOME;
         return !d->refused;
     }
-    if (d->rx_kind != 0x40) return 0;
-    if (!d->flight || id != d->flight_id) return 1;
-    d->flight = 0;
+    if (kind != 0x40) return 0;
+    if ((uint16_t)(d->rx[0] << 8 | d->rx[1]) != d->flight_id) return 1;
+    d->flight_id = 0;
     ETHER__EACH(d, record) {
         if (!(ETHER__FLAGS(record) & ETHER__FLIGHT)) continue;
         ETHER__FLAGS(record) ^= ETHER__FLIGHT | ETHER__ACKED;
-        if (record[2] == ether__oldest(d, ETHER__TOPIC(record))) d->topics[ETHER__TOPIC(record)].news = d->tick;
+        if (record[2] == ether__oldest(d, ETHER__TOPIC(record))) ETHER__OF(d, record)->news = d->tick;
     }
     ether__sweep(d);
     return 1;
@@ -851,18 +897,19 @@ static inline int ether__take(struct ether *d) {
 
 /* Read what is there, up to the end of a packet, and act on it; 0 where none was complete. */
 static inline int ether__listen(struct ether *d) {
-    int got;
-    while (!d->rx_body || d->rx_left) {
-        uint8_t byte, *place = d->rx + d->rx_size, room = 1;
-        if (!d->rx_body || d->rx_size == ETHER_RX)
-            place = &byte;
-        else
-            room = (uint8_t)(ETHER_RX - d->rx_size < 255 ? ETHER_RX - d->rx_size : 255);
-        if (d->rx_body && d->rx_left < room) room = (uint8_t)d->rx_left;
+    while (d->rx_shift < 128 || d->rx_left) { /* the length is read, and so much of the body is not */
+        uint8_t byte, *place = &byte;
+        uint16_t room = 1;
+        int got;
+        if (d->rx_shift == 128 && d->rx_size < ETHER_RX) {
+            place = d->rx + d->rx_size;
+            room = (uint16_t)(ETHER_RX - d->rx_size);
+            if (d->rx_left < room) room = (uint16_t)d->rx_left;
+        }
         got = d->read(d->link, place, room);
         if (got == 0) return 0;
         if (got < 0) goto lost;
-        if (d->rx_body) {
+        if (d->rx_shift == 128) {
             d->rx_left -= (unsigned)got;
             if (place == &byte)
                 d->rx_cut = 1;
@@ -873,13 +920,12 @@ static inline int ether__listen(struct ether *d) {
             if (byte < 0x20) goto lost;
         } else {
             d->rx_left |= (uint32_t)(byte & 127) << d->rx_shift;
-            d->rx_shift = (uint8_t)(d->rx_shift + 7);
-            d->rx_body = !(byte & 128);
-            if (d->rx_shift == 28 && !d->rx_body) goto lost;
+            d->rx_shift = (uint8_t)(byte & 128 ? d->rx_shift + 7 : 128);
+            if (d->rx_shift == 28) goto lost;
         }
     }
     if (!ether__take(d)) goto lost;
-    d->rx_kind = d->rx_shift = d->rx_body = d->rx_cut = 0;
+    d->rx_kind = d->rx_shift = d->rx_cut = 0;
     d->rx_size = 0;
     return 1;
 lost:
@@ -899,47 +945,34 @@ static inline int ether_connect(struct ether *device) {
     d->since = d->received = d->tick;
     d->todo &= ETHER__BORN;
     d->todo |= d->todo ? ETHER__READY | ETHER__ABOUT : ETHER__INIT | ETHER__READY | ETHER__ABOUT;
-    d->flight = d->lively = d->subscribed = d->granted = d->asking = 0;
-    d->rx_kind = d->rx_shift = d->rx_body = d->rx_cut = 0;
-    d->ask_wait = 0;
-    d->rx_size = 0;
+    memset((char *)d + offsetof(struct ether, tail), 0, offsetof(struct ether, rx_cut) + 1 - offsetof(struct ether, tail));
+    d->rx_size = d->flight_id = 0;
     d->rx_left = 0;
-    d->tail = NULL;
     ETHER__EACH(d, record) ETHER__FLAGS(record) &= (uint8_t)~ETHER__FLIGHT;
-    ETHER__OPEN("(MQTT)\4");
-    ether__byte(d, 0x2eu | (d->user ? 0x80 : 0) | (d->password ? 0x40 : 0));
-    ether__say(d, ETHER__TEXT("=($-#)(ether/status/$)({'state':'lost','boot':'#','detail':'connection lost'})"), NULL,
-               d->keepalive_s);
-    if (d->user) ether__say(d, ETHER__TEXT("(*)"), d->user, 0);
-    if (d->password) ether__say(d, ETHER__TEXT("(*)"), d->password, 0);
-    return ether__close(d, 0x10, 0);
+    return ETHER__PACKET("\x10(^M^Q^T^T)\4F($-#)W({'state':'lost',B,'detail':'connection lost'})U");
 }
 
 /* Prepare a device whose fields are set. Returns 1, or 0 where ETHER_TX or ETHER_RX is too small for its name, user,
    password and topics. Call it once after each start. */
 static inline int ether_begin(struct ether *device) {
     struct ether *d = device;
-    unsigned topic = 8, need = (unsigned)strlen(d->name), longest = 0, fits;
+    unsigned index, need = (unsigned)strlen(d->name);
     uint32_t boot = d->boot;
-    while (topic--) {
-        unsigned digit = (unsigned)boot & 15;
-        d->boot_text[topic] = (char)(digit + (digit < 10 ? '0' : 'a' - 10));
-        boot >>= 4;
+    int fits;
+    for (index = 8; index--; boot >>= 4) {
+        uint8_t digit = (uint8_t)boot & 15;
+        d->boot_text[index] = (char)(digit + (digit < 10 ? '0' : 'a' - 10));
     }
     if (!d->keepalive_s) d->keepalive_s = 30;
     if (!d->every_s) d->every_s = 10;
     d->id = ETHER_FIRST_ID;
-    fits = (unsigned)ether_connect(d);
+    fits = ether_connect(d);
     d->state = ETHER__OFF;
-    d->room = (uint16_t)(ETHER_TX - 98 - need);
-    for (topic = 0; topic < d->topic_count; topic++) {
-        unsigned size = (unsigned)strlen(d->topics[topic].name);
-        if (size > longest) longest = size;
-        need += size + 14;
-        d->topics[topic].due = d->now;
+    for (index = 0; index < d->topic_count; index++) {
+        d->topics[index].due = d->now;
+        need += (unsigned)strlen(d->topics[index].name) + 14;
     }
-    d->room = (uint16_t)(d->room - longest);
-    return fits && need + 94 <= ETHER_TX && need + 70 <= ETHER_RX;
+    return fits && need <= (ETHER_TX - 94 < ETHER_RX - 70 ? ETHER_TX - 94 : ETHER_RX - 70);
 }
 
 /* Do what can be done at once: write, read, answer. Call it often. Returns ETHER_UP; ETHER_CONNECTING until the broker
@@ -947,7 +980,8 @@ static inline int ether_begin(struct ether *device) {
    ether_connect(). Readings may be put in whatever it returned. */
 static inline int ether_poll(struct ether *device) {
     struct ether *d = device;
-    unsigned wait, turns = 8; /* a flood must not keep you from sampling */
+    unsigned wait;
+    uint8_t turns = 8; /* a flood must not keep you from sampling */
     ether__now(d);
     while (d->state && turns--) {
         if (!ether__drain(d)) break;
@@ -955,30 +989,28 @@ static inline int ether_poll(struct ether *device) {
         if (!ether__speak(d) && !(d->state && ether__listen(d))) break;
     }
     wait = d->keepalive_s * 4u;
-    if (ether__past(d, d->received, wait) || ((d->flight || d->state != ETHER__ON) && ether__past(d, d->since, wait)))
+    if (ether__past(d, d->received, wait) || ((d->flight_id || d->state != ETHER__ON) && ether__past(d, d->since, wait)))
         d->state = ETHER__OFF;
     return d->state == ETHER__OFF ? ETHER_DOWN : d->state < ETHER__ON ? ETHER_CONNECTING : ETHER_UP;
 }
 
-/* Keep a reading until it is recorded: JSON of `size` bytes, 255 at most: a number, `true`, a text with its quotes, or a flat
+/* Keep a reading until it is recorded: JSON of `size` bytes, 240 at most: a number, `true`, a text with its quotes, or a flat
    object. It is stamped now. The oldest makes room where the ring is full, and is counted as dropped if it is lost.
    Returns 0, and counts it as failed, where it is too long for ETHER_TX or ETHER_RING. */
 static inline int ether_put(struct ether *device, uint8_t topic, const char *json, uint16_t size) {
     struct ether *d = device;
-    unsigned words = ETHER__WORDS(size);
+    uint16_t whole = (uint16_t)((size + 15) & ~3);
     uint32_t *record;
-    if (topic >= d->topic_count || !size || size > 255 || size > d->room || words > ETHER_RING / 4 ||
-        (size < 3 && *json == '{')) {
-        d->counts[ETHER_FAILED]++;
-        return 0;
-    }
+    if (topic >= d->topic_count || !size || size > 240 || whole > ETHER__ROOM || (size < 3 && *json == '{') ||
+        size + strlen(d->name) + strlen(d->topics[topic].name) > ETHER_TX - 98)
+        return ether__count(d, ETHER_FAILED);
     ether__now(d);
-    while (d->used + words > ETHER_RING / 4) ether__drop(d);
-    record = d->ring + d->used;
-    d->used = (uint16_t)(d->used + words);
-    ETHER__SIZE(record) = (uint8_t)size;
+    while ((uint16_t)(d->used + whole) > ETHER__ROOM) ether__drop(d);
+    record = ETHER__END(d);
+    d->used = (uint16_t)(d->used + whole);
+    memset(record, 0, whole + 1u); /* the 0 behind the last record, too */
+    ETHER__SIZE(record) = (uint8_t)whole;
     ETHER__TOPIC(record) = topic;
-    ETHER__FLAGS(record) = 0;
     ETHER__HIGH(record) = d->high;
     record[1] = d->now;
     record[2] = d->topics[topic].next++;
@@ -1074,7 +1106,9 @@ static inline int ether_block(struct ether *device, uint8_t topic, uint8_t kind,
     float period_ms = (float)period_us / 1000;
     if (d->state != ETHER__ON || !ether__drain(d) || size > ETHER_TX) return 0;
     ether__now(d);
-    ether__open(d, ETHER__TEXT("(*)\xd9\xd9\xf7\xa2" "evalue\xd8"), t->name);
+    d->tx_size = 3;
+    d->text = t->name;
+    ether__say(d, ETHER__TEXT("(*)\xd9\xd9\xf7\xa2" "evalue\xd8"));
     ether__byte(d, kind);
     ether__head(d, 0x40, 0, size);
     ether__bytes(d, first, first + size);
@@ -1093,12 +1127,12 @@ static inline int ether_block(struct ether *device, uint8_t topic, uint8_t kind,
         memcpy(&bits, &period_ms, 4);
         ether__byte(d, 0xfb);
         size = (((bits >> 23) + 1023 - 127) << 20) | (bits >> 3 & 0xfffff);
-        ether__say(d, ETHER__TEXT("="), NULL, size >> 16);
-        ether__say(d, ETHER__TEXT("="), NULL, size);
-        ether__say(d, ETHER__TEXT("="), NULL, bits << 29 >> 16);
-        ether__say(d, ETHER__TEXT("="), NULL, 0);
+        ether__pair(d, (unsigned)(size >> 16));
+        ether__pair(d, (unsigned)size);
+        ether__pair(d, (unsigned)(bits << 29 >> 16));
+        ether__pair(d, 0);
     }
-    if (!ether__close(d, 0x30, 0)) return 0;
+    if (!ether__close(d, 0x30)) return 0;
     t->next += count;
     t->mark = t->next;
     return 1;
@@ -1139,7 +1173,9 @@ static inline uint16_t ether_unstored(const struct ether *device) {
 
 /* Return the JSON of a field of the message that `heard` is called with, and its size; NULL where it has none. */
 static inline const char *ether_field(struct ether *device, const char *name, uint16_t *size) {
-    const char *at = ether__member(device, device->payload, ETHER__TEXT("'*'"), name);
+    const char *at;
+    device->text = name;
+    at = ether__member(device, device->payload, ETHER__TEXT("'*'"));
     if (at) *size = (uint16_t)(device->behind - at);
     return at;
 }

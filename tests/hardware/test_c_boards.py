@@ -36,7 +36,7 @@ def compiled(tmp_path: Path, missing: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("command", "flags", "limit"),
-    [(CORTEX_M0, [], 6200), (CORTEX_M0, ["-DEVERYTHING"], 7500), (AVR, [], 10300), (AVR, ["-DEVERYTHING"], 12600)],
+    [(CORTEX_M0, [], 5550), (CORTEX_M0, ["-DEVERYTHING"], 6900), (AVR, [], 8450), (AVR, ["-DEVERYTHING"], 10700)],
     ids=["cortex-m0", "cortex-m0 with all functions", "avr", "avr with all functions"],
 )
 def test_size_on_small_processors(compiled: Any, command: list[str], flags: list[str], limit: int) -> None:

@@ -131,7 +131,7 @@ static int do_world(const char *line) {
     else if (is(line, "id"))
         device.id = (uint16_t)atoi(behind(line, 1));
     else if (is(line, "ask"))
-        device.ask_id = (uint16_t)atoi(behind(line, 1));
+        device.ask_id = (uint8_t)atoi(behind(line, 1));
     else if (is(line, "chunk"))
         chunk = atoi(behind(line, 1));
     else if (is(line, "dead"))
@@ -157,10 +157,11 @@ static void write_publish(const char *line) {
     char topic[100], payload[300] = "";
     if (sscanf(line, "publish %x %u %99s %299s", &kind, &id, topic, payload) < 3) return;
     device.id = (uint16_t)(id - 1);
-    ether__open(&device, "(*)", topic);
-    if (id) ether__say(&device, "~", NULL, 0);
+    device.text = topic;
+    device.tx_size = 3;
+    ether__say(&device, id ? "(*)~" : "(*)");
     ether__bytes(&device, payload, payload + strlen(payload));
-    printf("%d\n", ether__close(&device, kind, 0));
+    printf("%d\n", ether__close(&device, kind));
 }
 
 /* Send a block: `block KIND PERIOD_US VALUE …`, on the second topic. */
@@ -259,9 +260,9 @@ static size_t make_packet(uint8_t *at) {
 }
 
 static void check(uint32_t number) {
-    uint32_t *record = device.ring, *end = device.ring + device.used, next[2] = {0, 0};
-    int index, good = device.used <= ETHER_RING / 4 && device.rx_size <= ETHER_RX;
-    for (; good && record < end; record = ETHER__AFTER(record)) {
+    uint32_t *record = device.ring, *end = ETHER__END(&device), next[2] = {0, 0};
+    int index, good = device.used <= ETHER__ROOM && device.rx_size <= ETHER_RX;
+    for (; good && record < end && ETHER__SIZE(record); record = ETHER__AFTER(record)) {
         good = ETHER__TOPIC(record) < 2 && (!next[ETHER__TOPIC(record)] || record[2] == next[ETHER__TOPIC(record)]);
         if (good) next[ETHER__TOPIC(record)] = record[2] + 1;
     }

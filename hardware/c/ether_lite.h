@@ -36,6 +36,12 @@
 #ifndef ETHER_RING
 #define ETHER_RING 164 /* bytes for readings that are not recorded yet; 4, and for each 12 and its text, rounded up to 4 */
 #endif
+#ifndef ETHER_MISSING
+#define ETHER_MISSING 1 /* 0: what the ring had to drop counts as lost, though the recorder may have it */
+#endif
+#ifndef ETHER_EVERY
+#define ETHER_EVERY 1 /* 0: the command `every` is ignored */
+#endif
 #ifndef ETHER_FIRST_ID
 #define ETHER_FIRST_ID 0 /* the packet id before the first one; another only to test the wrap */
 #endif
@@ -137,9 +143,11 @@ struct ether {
 
 /* ------------------------------------------------------------------------------------------ private: small things */
 
+typedef uint_fast8_t ether__fast; /* 8 bits where these are cheaper */
+
 enum { ETHER__OFF, ETHER__GREETED, ETHER__WELCOME, ETHER__ON, ETHER__LEAVING }; /* state */
-enum { ETHER__INIT = 1, ETHER__READY = 2, ETHER__ABOUT = 4, ETHER__GOODBYE = 8, ETHER__ACK = 16, ETHER__PINGED = 32,
-       ETHER__BORN = 64, ETHER__BRIEF = 128 }; /* todo, and what has been done */
+enum { ETHER__DO_INIT = 1, ETHER__DO_READY = 2, ETHER__DO_ABOUT = 4, ETHER__DO_GOODBYE = 8, ETHER__DO_ACK = 16, ETHER__DO_PINGED = 32,
+       ETHER__DO_BORN = 64, ETHER__DO_BRIEF = 128 }; /* todo, and what has been done */
 enum { ETHER__FLIGHT = 1, ETHER__ACKED = 2, ETHER__AGAIN = 4, ETHER__GONE = 8 }; /* of a record */
 enum { ETHER__TAILED = 1 }; /* in place of the kind of a packet: the self-description, which is longer than any buffer */
 
@@ -163,23 +171,49 @@ static inline void ether__now(struct ether *d) {
 }
 
 /* Return whether so many ticks have passed. */
-static inline int ether__past(const struct ether *d, unsigned since, unsigned ticks) {
+static inline ether__fast ether__past(const struct ether *d, unsigned since, unsigned ticks) {
     return (uint16_t)(d->tick - since) >= ticks;
 }
 
 /* Count one more; as a function, for 32 bits are many instructions on 8. */
-ETHER__FAR int ether__count(struct ether *d, unsigned which) {
+ETHER__FAR ether__fast ether__count(struct ether *d, ether__fast which) {
     d->counts[which]++;
     return 0;
 }
 
+/* All that is said and compared, in flash. In it ' is a quote, $ the name, # the boot, * `text`, % `number`, ~ a new packet
+   id, and what is in parentheses goes behind its length. A capital letter is one of the parts of ether__part(), unless ^
+   stands before it. The first four are subscribed to; messages come on the first eight. A packet begins with its kind. */
+#define ETHER__FORMS(FORM) \
+    FORM(RECORDER, "Estatus/recorder") FORM(STORED, "Estored/$") FORM(STATUS, "Estatus/$") FORM(COMMAND, "C+") \
+    FORM(PING, "Cping") FORM(EVERY, "Cevery") FORM(RESTART, "Crestart") FORM(OTHER, "*") \
+    FORM(ETHER, "ether/") FORM(COMMANDS, "Ecommand/$/") FORM(OURS, "'boot':'#'") FORM(PLACE, "(Estatus/$)") \
+    FORM(BARE, "(*)") FORM(KEY, "'*'") FORM(KEYED, "'*':%") FORM(BOOT, "'#'") FORM(NULL, "null") \
+    FORM(DISCONNECTED, "disconnected") FORM(IS_INIT, "init") FORM(ALERT, "alert") FORM(IS_READY, "ready") \
+    FORM(DETAIL, ",'detail':'*'") FORM(LAST, ",'last':{M}") FORM(COUNTS, ",'counts':{") \
+    FORM(DROPPED, "'dropped':%") FORM(FAILED, "'failed':%") FORM(MISSED, "'missed':%") FORM(REJECTED, "'rejected':%") \
+    FORM(RESEND, "Eresend/") FORM(VALUE, "'value':") FORM(K, ",'k':%") \
+    FORM(IN_BOOT, "'boot'") FORM(IN_TOPICS, "'topics'") FORM(IN_FIRST, "'first'") FORM(IN_ASKED, "'asked'") \
+    FORM(IN_MISSING, "'missing'") FORM(IN_SEEN, "'seen'") FORM(IN_STATE, "'state'") FORM(IN_EVERY, "'every'") \
+    FORM(IN_TOPIC, "'topic'") FORM(IN_ID, "'id'") \
+    FORM(SEND_READINGS, "\x32(R*)~{V,'_ether':{'by':'$','b':'#','n':%,'ms':T}}") \
+    FORM(SEND_QUESTION, "\x32(Ecommand/recorder/confirm)~{'by':'$',B,'id':%,'from':{M}}") \
+    FORM(SEND_STATUS, "\x33W~{'state':'S',BD,'every':%N}") FORM(SEND_ABOUT, "\1(Eabout/$)~{'ether':1,B,") \
+    FORM(SEND_PONG, "\x30(Epong/$){'id':I,'ms':X}") FORM(SEND_ACK, "\100A") FORM(SEND_PING, "\xc0") \
+    FORM(SEND_FILTER, "\x82~(Q)\1") FORM(SEND_GOODBYE, "\xe0") \
+    FORM(SEND_CONNECT, "\x10(^M^Q^T^T)\4F($-#)W({'state':'lost',B,'detail':'connection lost'})U")
+#define ETHER__INDEX(name, text) ETHER__##name,
+#define ETHER__LITERAL(name, text) text "\0"
+enum { ETHER__FORMS(ETHER__INDEX) ETHER__FORM_COUNT };
+static const char ether__forms[] ETHER_FLASH = ETHER__FORMS(ETHER__LITERAL);
+
 /* ------------------------------------------------------------------------------------------ private: writing */
 
 /* Write a byte, or compare it with the one at `behind`, which is NULL from the first difference on. */
-static inline void ether__byte(struct ether *d, unsigned byte) {
+static inline void ether__byte(struct ether *d, uint8_t byte) {
     if (d->matching) {
         const char *at = d->behind;
-        if (at) d->behind = at < d->end && (uint8_t)*at == (uint8_t)byte ? at + 1 : NULL;
+        if (at) d->behind = at < d->end && (uint8_t)*at == byte ? at + 1 : NULL;
         return;
     }
     if (d->tx_size < ETHER_TX) d->tx[d->tx_size] = (uint8_t)byte;
@@ -195,7 +229,7 @@ static inline void ether__pair(struct ether *d, unsigned pair) {
     ether__byte(d, pair);
 }
 
-/* Write a number of 40 bits in decimal, divided byte by byte: wider divisions are large on small processors. */
+/* Write a number of 40 bits in decimal, byte by byte, and without a division: these are large on small processors. */
 static inline void ether__decimal(struct ether *d, unsigned high, uint32_t low) {
     char digits[13], *at = digits + sizeof digits;
     uint8_t bytes[5], some;
@@ -203,12 +237,13 @@ static inline void ether__decimal(struct ether *d, unsigned high, uint32_t low) 
     bytes[4] = (uint8_t)high;
     do {
         uint16_t rest = 0;
-        uint8_t index = 5;
+        ether__fast index = 5;
         some = 0;
         while (index--) {
             rest = (uint16_t)(rest << 8 | bytes[index]);
-            some |= bytes[index] = (uint8_t)(rest / 10);
-            rest %= 10;
+            bytes[index] = (uint8_t)((uint32_t)rest * 6554 >> 16); /* a tenth, exact below 16389 */
+            some |= bytes[index];
+            rest = (uint16_t)(rest - bytes[index] * 10);
         }
         *--at = (char)('0' + rest);
     } while (some);
@@ -217,8 +252,7 @@ static inline void ether__decimal(struct ether *d, unsigned high, uint32_t low) 
 
 static inline void ether__part(struct ether *d, char letter);
 
-/* Write a text of flash in which ' is a quote, $ the name, # the boot, * `text`, % `number`, ~ a new packet id, and what is
-   in parentheses goes behind its length. A capital letter is one of the parts below, unless ^ stands before it. */
+/* Write a form. */
 static inline void ether__say(struct ether *d, const char *form) {
     uint16_t place = 0;
     char c;
@@ -249,12 +283,31 @@ static inline void ether__say(struct ether *d, const char *form) {
         }
     }
 }
-#define ETHER__SAY(form) ether__say(d, ETHER__TEXT(form))
+
+/* Return the text of a form. */
+ETHER__FAR const char *ether__form(ether__fast which) {
+    const char *form = ether__forms;
+    while (which--)
+        while (ETHER__BYTE(form++)) {}
+    return form;
+}
+
+static inline void ether__tell(struct ether *d, ether__fast which) {
+    ether__say(d, ether__form(which));
+}
+
+/* Return the form of a topic that is heard; its text is ready. */
+ETHER__FAR ether__fast ether__topic(struct ether *d, unsigned which) {
+    if (which < ETHER__OTHER) return (ether__fast)which;
+    d->text = d->hears[which - ETHER__OTHER];
+    return ETHER__OTHER;
+}
 
 /* End the packet that was written; 0 where it was too long: it is not sent. */
-static inline int ether__close(struct ether *d, unsigned kind) {
+static inline ether__fast ether__close(struct ether *d, unsigned kind) {
     unsigned size = d->tx_size - 3u;
     if (d->tx_size > ETHER_TX) {
+        d->number = d->tx_size; /* what it would have been */
         d->tx_size = 0;
         return 0;
     }
@@ -276,15 +329,15 @@ static inline int ether__close(struct ether *d, unsigned kind) {
 }
 
 /* Write a packet: a form, behind its kind. */
-static inline int ether__packet(struct ether *d, const char *form) {
+static inline ether__fast ether__packet(struct ether *d, ether__fast which) {
+    const char *form = ether__form(which);
     d->tx_size = 3; /* the fixed header comes last, when the length is known */
     ether__say(d, form + 1);
     return ether__close(d, (uint8_t)ETHER__BYTE(form));
 }
-#define ETHER__PACKET(form) ether__packet(d, ETHER__TEXT(form))
 
 /* Write what is ready; 1 where nothing is left of it. */
-static inline int ether__drain(struct ether *d) {
+static inline ether__fast ether__drain(struct ether *d) {
     for (;;) {
         while (d->tx_at < d->tx_size) {
             int taken = d->write(d->link, d->tx + d->tx_at, (uint16_t)(d->tx_size - d->tx_at));
@@ -316,14 +369,15 @@ static inline uint32_t ether__oldest(struct ether *d, unsigned topic) {
     return d->topics[topic].next;
 }
 
-static inline int ether__recorded(const struct ether *d, const struct ether_topic *t) {
+static inline ether__fast ether__recorded(const struct ether *d, const struct ether_topic *t) {
     return d->recording && t->silent < 3;
 }
 
 /* Free what was dropped, is below its topic's mark, or was taken by the broker and is recorded by nobody. */
 static inline void ether__sweep(struct ether *d) {
     uint32_t *from = d->ring;
-    uint8_t *to = (uint8_t *)from, size;
+    uint8_t *to = (uint8_t *)from;
+    ether__fast size;
     while ((size = ETHER__SIZE(from))) {
         struct ether_topic *t = ETHER__OF(d, from);
         if ((ETHER__FLAGS(from) & ETHER__ACKED) && !ether__recorded(d, t)) t->mark = from[2] + 1;
@@ -348,35 +402,24 @@ static inline void ether__drop(struct ether *d) {
     ether__sweep(d);
 }
 
+/* Forget that anything was sent that has no acknowledgement yet. */
+ETHER__FAR void ether__land(struct ether *d) {
+    uint32_t *record;
+    ETHER__EACH(d, record) ETHER__FLAGS(record) &= (uint8_t)~ETHER__FLIGHT;
+}
+
 /* Give up what the ring does not hold of a topic below a number; so much of it is lost. */
 ETHER__FAR void ether__give_up(struct ether *d, struct ether_topic *t, uint32_t lost, uint32_t mark) {
     d->counts[ETHER_DROPPED] += lost;
     t->mark = mark;
-    d->todo |= ETHER__READY;
+    d->todo |= ETHER__DO_READY;
 }
 
 /* ------------------------------------------------------------------------------------------ private: what is sent */
 
-/* Topics of ours: to subscribe to, and the commands. */
-static const char ether__topics[] ETHER_FLASH = "Estatus/recorder\0Estored/$\0Estatus/$\0C+\0Cping\0Cevery\0Crestart\0*";
-enum { ETHER__RECORDER, ETHER__STORED, ETHER__STATUS, ETHER__COMMAND, ETHER__PING, ETHER__EVERY, ETHER__RESTART,
-       ETHER__OTHER };
-
-/* Return the form of a topic; its text is ready. */
-static inline const char *ether__form(struct ether *d, unsigned which) {
-    const char *form = ether__topics;
-    if (which >= ETHER__OTHER) {
-        d->text = d->hears[which - ETHER__OTHER];
-        which = ETHER__OTHER;
-    }
-    while (which--)
-        while (ETHER__BYTE(form++)) {}
-    return form;
-}
-
 /* Write a number for each topic: its mark; in the goodbye its last one. */
 static inline void ether__numbers(struct ether *d) {
-    uint8_t topic, first = 1;
+    ether__fast topic, first = 1;
     for (topic = 0; topic < d->topic_count; topic++) {
         const struct ether_topic *t = &d->topics[topic];
         uint32_t end = t->next;
@@ -387,26 +430,26 @@ static inline void ether__numbers(struct ether *d) {
         }
         if (d->number == end) continue; /* nothing to tell */
         d->text = t->name;
-        ether__say(d, ETHER__TEXT(",'*':%") + first);
+        if (!first) ether__byte(d, ',');
+        ether__tell(d, ETHER__KEYED);
         first = 0;
     }
 }
 
 /* Write what is counted and is not 0. */
 static inline void ether__counts(struct ether *d) {
-    static const char names[] ETHER_FLASH = ",'dropped':%\0,'failed':%\0,'missed':%\0,'rejected':%";
-    const char *name = names;
-    uint8_t index, first = 1;
+    ether__fast index, some = 0;
     for (index = 0; index < 4; index++) {
         d->number = d->counts[index];
-        if (d->number) {
-            if (first) ETHER__SAY(",'counts':{");
-            ether__say(d, name + first);
-            first = 0;
-        }
-        while (ETHER__BYTE(name++)) {}
+        if (!d->number) continue;
+        if (some)
+            ether__byte(d, ',');
+        else
+            ether__tell(d, ETHER__COUNTS);
+        ether__tell(d, (uint8_t)(ETHER__DROPPED + index));
+        some = 1;
     }
-    if (!first) ether__byte(d, '}');
+    if (some) ether__byte(d, '}');
 }
 
 /* Write the text of a record but for so many bytes at both ends. */
@@ -416,32 +459,44 @@ static inline void ether__text(struct ether *d, const uint32_t *record, unsigned
     ether__bytes(d, (const char *)(record + 3) + less, end - less);
 }
 
-/* Write the values of a message's readings, or their times. */
-static inline void ether__series(struct ether *d, int times) {
-    const uint32_t *record = d->batch;
-    uint8_t topic = ETHER__TOPIC(record), left = d->batch_count, many = left > 1;
+/* Write the values of a message's readings; or their times, which marks them as sent. */
+static inline void ether__series(struct ether *d, ether__fast times) {
+    uint32_t *record = d->batch;
+    ether__fast topic = ETHER__TOPIC(record), left = d->batch_count, many = left > 1;
     if (many) ether__byte(d, '[');
     for (;; record = ETHER__AFTER(record)) {
         if (ETHER__TOPIC(record) != topic) continue;
-        if (times)
+        if (times) {
             ether__decimal(d, ETHER__HIGH(record), record[1]);
-        else
+            ETHER__FLAGS(record) |= ETHER__FLIGHT;
+        } else {
             ether__text(d, record, 0);
+        }
         if (!--left) break;
         ether__byte(d, ',');
     }
     if (many) ether__byte(d, ']');
 }
 
+static inline void ether__values(struct ether *d) {
+    if (*(const char *)(d->batch + 3) == '{') { /* an object is its own fields */
+        ether__text(d, d->batch, 1);
+    } else {
+        ether__tell(d, ETHER__VALUE);
+        ether__series(d, 0);
+    }
+}
+
 /* Write a part of what is said. */
 static inline void ether__part(struct ether *d, char letter) {
-    const char *form = NULL, *at;
-    uint8_t brief = d->todo & (ETHER__INIT | ETHER__BRIEF);
+    ether__fast form = ETHER__FORM_COUNT;
+    const char *at;
+    ether__fast brief = d->todo & (ETHER__DO_INIT | ETHER__DO_BRIEF);
     switch (letter) {
-    case 'E': form = ETHER__TEXT("ether/"); break;
-    case 'C': form = ETHER__TEXT("Ecommand/$/"); break;
-    case 'B': form = ETHER__TEXT("'boot':'#'"); break;
-    case 'W': form = ETHER__TEXT("(Estatus/$)"); break;
+    case 'E': form = ETHER__ETHER; break;
+    case 'C': form = ETHER__COMMANDS; break;
+    case 'B': form = ETHER__OURS; break;
+    case 'W': form = ETHER__PLACE; break;
     case 'M': ether__numbers(d); break;
     case 'A': /* the id to acknowledge */
         at = (const char *)d->rx + 2 + (d->rx[0] << 8 | d->rx[1]);
@@ -452,65 +507,58 @@ static inline void ether__part(struct ether *d, char letter) {
         ether__pair(d, d->keepalive_s);
         break;
     case 'U': /* user and password */
-        if ((d->text = d->user)) ETHER__SAY("(*)");
-        if ((d->text = d->password)) form = ETHER__TEXT("(*)");
+        if ((d->text = d->user)) ether__tell(d, ETHER__BARE);
+        if ((d->text = d->password)) form = ETHER__BARE;
         break;
     case 'S': /* state */
-        form = d->state == ETHER__LEAVING  ? ETHER__TEXT("disconnected")
-               : d->todo & ETHER__INIT     ? ETHER__TEXT("init")
-               : d->detail                 ? ETHER__TEXT("alert")
-                                           : ETHER__TEXT("ready");
+        form = d->state == ETHER__LEAVING  ? ETHER__DISCONNECTED
+               : d->todo & ETHER__DO_INIT     ? ETHER__IS_INIT
+               : d->detail                 ? ETHER__ALERT
+                                           : ETHER__IS_READY;
         break;
     case 'D': /* detail */
-        if (!brief && (d->text = d->detail)) form = ETHER__TEXT(",'detail':'*'");
+        if (!brief && (d->text = d->detail)) form = ETHER__DETAIL;
         break;
     case 'N': /* counts and last numbers */
         if (!brief) ether__counts(d);
-        if (d->state == ETHER__LEAVING) form = ETHER__TEXT(",'last':{M}");
+        if (d->state == ETHER__LEAVING) form = ETHER__LAST;
         break;
     case 'R':
-        if (ETHER__FLAGS(d->batch) & ETHER__AGAIN) form = ETHER__TEXT("Eresend/");
+        if (ETHER__FLAGS(d->batch) & ETHER__AGAIN) form = ETHER__RESEND;
         break;
-    case 'V': /* values */
-        if (*(const char *)(d->batch + 3) == '{') { /* an object is its own fields */
-            ether__text(d, d->batch, 1);
-        } else {
-            ETHER__SAY("'value':");
-            ether__series(d, 0);
-        }
-        break;
+    case 'V': ether__values(d); break;
     case 'T': /* times */
         ether__series(d, 1);
         d->number = d->batch_count;
-        if (d->number > 1) form = ETHER__TEXT(",'k':%");
+        if (d->number > 1) form = ETHER__K;
         break;
     case 'I': /* the id of a ping */
         if (d->text)
             ether__bytes(d, d->text, d->behind);
         else
-            form = ETHER__TEXT("null");
+            form = ETHER__NULL;
         break;
-    case 'Q': form = ether__form(d, d->subscribed < 4 ? d->subscribed : d->subscribed + 3u); break;
+    case 'Q': form = ether__topic(d, d->subscribed < 4 ? d->subscribed : d->subscribed + 3u); break;
     case 'X': ether__decimal(d, d->high, d->now); break;
     }
-    if (form) ether__say(d, form);
+    if (form != ETHER__FORM_COUNT) ether__tell(d, form);
 }
 
 static inline void ether__status(struct ether *d) {
     do {
         d->number = d->every_s;
-        if (ETHER__PACKET("\x33W~{'state':'S',BD,'every':%N}")) break;
-        d->todo ^= ETHER__BRIEF;
-    } while (d->todo & ETHER__BRIEF);
-    d->todo &= (uint8_t)~ETHER__BRIEF;
+        if (ether__packet(d, ETHER__SEND_STATUS)) break;
+        d->todo ^= ETHER__DO_BRIEF;
+    } while (d->todo & ETHER__DO_BRIEF);
+    d->todo &= (uint8_t)~ETHER__DO_BRIEF;
 }
 
 /* Send the oldest readings that wait for it, as many as a message holds. */
-static inline int ether__send(struct ether *d) {
+static inline ether__fast ether__send(struct ether *d) {
     uint32_t *record, *first = NULL;
-    uint8_t count = 0;
+    ether__fast count = 0;
     ETHER__EACH(d, record) {
-        uint8_t flags = ETHER__FLAGS(record);
+        ether__fast flags = ETHER__FLAGS(record);
         if (!first) {
             if (flags & (ETHER__FLIGHT | ETHER__ACKED)) continue;
             first = record;
@@ -523,22 +571,19 @@ static inline int ether__send(struct ether *d) {
     if (!first) return 0;
     d->batch = first;
     d->batch_count = count;
-    while (d->number = first[2], d->text = ETHER__OF(d, first)->name,
-           !ETHER__PACKET("\x32(R*)~{V,'_ether':{'by':'$','b':'#','n':%,'ms':T}}"))
-        d->batch_count--;
+    while (d->number = first[2], d->text = ETHER__OF(d, first)->name, !ether__packet(d, ETHER__SEND_READINGS)) {
+        ether__land(d);
+        count = d->batch_count;
+        while (d->number * --d->batch_count > (uint32_t)count * ETHER_TX) {} /* so many may fit */
+    }
     d->flight_id = d->id;
     d->since = d->tick;
-    for (record = first, count = d->batch_count; count; record = ETHER__AFTER(record)) {
-        if (ETHER__TOPIC(record) != ETHER__TOPIC(first)) continue;
-        ETHER__FLAGS(record) |= ETHER__FLIGHT;
-        count--;
-    }
     return 1;
 }
 
 /* Ask the recorder what it has, if there is a doubt. */
-static inline int ether__ask(struct ether *d) {
-    uint8_t topic, doubt = d->used && (ETHER__FLAGS(d->ring) & ETHER__ACKED) &&
+static inline ether__fast ether__ask(struct ether *d) {
+    ether__fast topic, doubt = d->used && (ETHER__FLAGS(d->ring) & ETHER__ACKED) &&
                            ether__past(d, ETHER__OF(d, d->ring)->news, 4);
     if (!d->recording || !ether__past(d, d->ask_at, d->ask_wait)) return 0;
     for (topic = 0; topic < d->topic_count; topic++) {
@@ -551,42 +596,42 @@ static inline int ether__ask(struct ether *d) {
     d->ask_at = d->tick;
     d->ask_wait = (uint8_t)(d->ask_wait < 4 ? 4 : d->ask_wait < 64 ? d->ask_wait * 2 : 120);
     d->number = ++d->ask_id;
-    return ETHER__PACKET("\x32(Ecommand/recorder/confirm)~{'by':'$',B,'id':%,'from':{M}}");
+    return ether__packet(d, ETHER__SEND_QUESTION);
 }
 
 /* Make the next packet that is due; 0 where none is. */
-static inline int ether__speak(struct ether *d) {
-    uint8_t todo = d->todo;
+static inline ether__fast ether__speak(struct ether *d) {
+    ether__fast todo = d->todo;
     unsigned half = d->keepalive_s * 2u;
-    if (todo & ETHER__ACK) {
-        d->todo ^= ETHER__ACK;
-        return ETHER__PACKET("\100A");
+    if (todo & ETHER__DO_ACK) {
+        d->todo ^= ETHER__DO_ACK;
+        return ether__packet(d, ETHER__SEND_ACK);
     }
     if (d->state < ETHER__WELCOME) return 0;
     if (d->state == ETHER__LEAVING) {
-        if (!(todo & ETHER__GOODBYE)) return 0;
-        d->todo ^= ETHER__GOODBYE;
-        return ETHER__PACKET("\xe0");
+        if (!(todo & ETHER__DO_GOODBYE)) return 0;
+        d->todo ^= ETHER__DO_GOODBYE;
+        return ether__packet(d, ETHER__SEND_GOODBYE);
     }
-    if (todo & ETHER__INIT) {
+    if (todo & ETHER__DO_INIT) {
         ether__status(d);
-        d->todo ^= ETHER__INIT;
-    } else if ((todo & ETHER__READY) || ether__past(d, d->said, d->every_s * 4u)) {
-        d->todo &= (uint8_t)~ETHER__READY;
+        d->todo ^= ETHER__DO_INIT;
+    } else if ((todo & ETHER__DO_READY) || ether__past(d, d->said, d->every_s * 4u)) {
+        d->todo &= (uint8_t)~ETHER__DO_READY;
         d->said = d->tick;
         ether__status(d);
-    } else if (todo & ETHER__ABOUT) {
-        d->todo ^= ETHER__ABOUT;
-        if (d->about) ETHER__PACKET("\1(Eabout/$)~{'ether':1,B,");
+    } else if (todo & ETHER__DO_ABOUT) {
+        d->todo ^= ETHER__DO_ABOUT;
+        if (d->about) ether__packet(d, ETHER__SEND_ABOUT);
     } else if (d->subscribed < d->hear_count + 4) {
-        ETHER__PACKET("\x82~(Q)\1");
+        ether__packet(d, ETHER__SEND_FILTER);
         d->subscribed++;
-    } else if (todo & ETHER__GOODBYE) {
+    } else if (todo & ETHER__DO_GOODBYE) {
         d->state = ETHER__LEAVING;
         ether__status(d);
-    } else if (!(todo & ETHER__PINGED) && (ether__past(d, d->sent, half) || ether__past(d, d->received, half))) {
-        d->todo |= ETHER__PINGED;
-        ETHER__PACKET("\xc0");
+    } else if (!(todo & ETHER__DO_PINGED) && (ether__past(d, d->sent, half) || ether__past(d, d->received, half))) {
+        d->todo |= ETHER__DO_PINGED;
+        ether__packet(d, ETHER__SEND_PING);
     } else {
         return d->state == ETHER__ON && (ether__ask(d) || (!d->flight_id && ether__send(d)));
     }
@@ -596,10 +641,10 @@ static inline int ether__speak(struct ether *d) {
 /* ------------------------------------------------------------------------------------------ private: JSON, as it came */
 
 /* Return the place behind what matches a form; NULL where it does not. */
-ETHER__FAR const char *ether__match(struct ether *d, const char *at, const char *form) {
+ETHER__FAR const char *ether__match(struct ether *d, const char *at, ether__fast form) {
     d->behind = at;
     d->matching = 1;
-    ether__say(d, form);
+    ether__tell(d, form);
     d->matching = 0;
     return d->behind;
 }
@@ -634,7 +679,7 @@ static inline const char *ether__behind(const struct ether *d, const char *at) {
 
 /* Return the member of a JSON object whose name matches, and note the place behind it; for no form the first one that is
    not ether's own. NULL where there is none. */
-static inline const char *ether__member(struct ether *d, const char *at, const char *form) {
+static inline const char *ether__member(struct ether *d, const char *at, ether__fast form) {
     if (!at || at >= d->end || *at != '{') return NULL;
     for (at++;;) {
         const char *key = ether__gap(d, at), *behind;
@@ -642,7 +687,7 @@ static inline const char *ether__member(struct ether *d, const char *at, const c
         if (key >= d->end || *key != '"' || !(at = ether__behind(d, key))) return NULL;
         at = ether__gap(d, at);
         if (!(behind = ether__behind(d, at))) return NULL;
-        found = form ? ether__match(d, key, form) != NULL : key[1] != '_';
+        found = form != ETHER__FORM_COUNT ? ether__match(d, key, form) != NULL : key[1] != '_';
         d->behind = behind;
         if (found) return at;
         at = behind;
@@ -650,10 +695,9 @@ static inline const char *ether__member(struct ether *d, const char *at, const c
 }
 
 /* Return a member of the message. */
-ETHER__FAR const char *ether__field(struct ether *d, const char *form) {
+ETHER__FAR const char *ether__field(struct ether *d, ether__fast form) {
     return ether__member(d, d->payload, form);
 }
-#define ETHER__MEMBER(form) ether__field(d, ETHER__TEXT(form))
 
 /* Read the digits at a place into `number`; return the place behind them, NULL where there are none, or more than 32 bits
    hold. */
@@ -670,10 +714,10 @@ static inline const char *ether__digits(struct ether *d, const char *at) {
 /* ------------------------------------------------------------------------------------------ private: what is heard */
 
 /* Return what a member of the message has of a topic. */
-static inline const char *ether__of_topic(struct ether *d, const char *form, const struct ether_topic *t) {
+static inline const char *ether__of_topic(struct ether *d, ether__fast form, const struct ether_topic *t) {
     const char *at = ether__field(d, form);
     d->text = t->name;
-    return ether__member(d, at, ETHER__TEXT("'*'"));
+    return ether__member(d, at, ETHER__KEY);
 }
 
 /* Return how many of these numbers are among those from the mark on that the ring no longer had when it asked. */
@@ -688,11 +732,11 @@ ETHER__FAR uint32_t ether__gone(const struct ether_topic *t, uint32_t first, uin
 static inline uint32_t ether__lost(struct ether *d, const struct ether_topic *t, uint32_t behind) {
     uint32_t first = 0, lost;
     const char *at;
-    uint8_t odd = 0;
-    if (d->rx_cut) return t->asked - t->mark; /* too long to be read to its end */
-    if (ether__digits(d, ether__of_topic(d, ETHER__TEXT("'seen'"), t)) && d->number >= behind) behind = d->number + 1;
+    ether__fast odd = 0;
+    if (!ETHER_MISSING || d->rx_cut) return t->asked - t->mark; /* cut: too long to be read to its end */
+    if (ether__digits(d, ether__of_topic(d, ETHER__IN_SEEN, t)) && d->number >= behind) behind = d->number + 1;
     lost = ether__gone(t, behind, 0xffffffff);
-    at = ether__of_topic(d, ETHER__TEXT("'missing'"), t);
+    at = ether__of_topic(d, ETHER__IN_MISSING, t);
     while (at && at < d->behind) {
         const char *after = ether__digits(d, at);
         at = after ? after : at + 1;
@@ -705,17 +749,17 @@ static inline uint32_t ether__lost(struct ether *d, const struct ether_topic *t,
 }
 
 /* Take the news of one topic, which may answer a question; 0 where they are malformed. */
-static inline int ether__told(struct ether *d, unsigned topic, int answer) {
+static inline ether__fast ether__told(struct ether *d, unsigned topic, ether__fast answer) {
     struct ether_topic *t = &d->topics[topic];
     uint32_t *record, behind = 0;
-    const char *at = ether__of_topic(d, ETHER__TEXT("'topics'"), t);
+    const char *at = ether__of_topic(d, ETHER__IN_TOPICS, t);
     if (at) {
         if (*at != '-') { /* -1: nothing yet */
             if (!ether__digits(d, at)) return 0;
             behind = d->number < t->next ? d->number + 1 : t->next;
         }
         t->silent = 0;
-        if (ether__digits(d, ether__of_topic(d, ETHER__TEXT("'first'"), t)) && d->number > t->mark)
+        if (ether__digits(d, ether__of_topic(d, ETHER__IN_FIRST, t)) && d->number > t->mark)
             return 1; /* it began later than we: it will be asked */
         if (behind > t->mark) t->mark = behind;
     } else if (!answer) {
@@ -737,12 +781,12 @@ static inline int ether__told(struct ether *d, unsigned topic, int answer) {
     return 1;
 }
 
-static inline int ether__stored(struct ether *d) {
-    uint8_t topic, answer;
-    const char *boot = ETHER__MEMBER("'boot'");
-    if (!boot || !ETHER__MEMBER("'topics'") || !(d->rx_cut || ether__behind(d, d->payload))) return 0;
-    if (!ether__match(d, boot, ETHER__TEXT("'#'"))) return 1;
-    answer = d->asking && ether__digits(d, ETHER__MEMBER("'asked'")) && d->number == d->ask_id;
+static inline ether__fast ether__stored(struct ether *d) {
+    ether__fast topic, answer;
+    const char *boot = ether__field(d, ETHER__IN_BOOT);
+    if (!boot || !ether__field(d, ETHER__IN_TOPICS) || !(d->rx_cut || ether__behind(d, d->payload))) return 0;
+    if (!ether__match(d, boot, ETHER__BOOT)) return 1;
+    answer = d->asking && ether__digits(d, ether__field(d, ETHER__IN_ASKED)) && d->number == d->ask_id;
     if (answer) {
         d->asking = 0;
         d->ask_wait = 1;
@@ -756,14 +800,14 @@ static inline int ether__stored(struct ether *d) {
 
 /* Return the first letter of the state that a status tells, which no two have in common. */
 static inline char ether__state(struct ether *d) {
-    const char *state = ETHER__MEMBER("'state'");
+    const char *state = ether__field(d, ETHER__IN_STATE);
     return state && *state == '"' ? state[1] : 0; /* a text has an end, so there is something behind the quote */
 }
 
-static inline void ether__recorder(struct ether *d) {
-    uint8_t topic;
+ETHER__FAR void ether__recorder(struct ether *d) {
+    ether__fast topic;
     char first = ether__state(d);
-    uint8_t lively = first == 'i' || first == 'r' || first == 'a'; /* init, ready, alert */
+    ether__fast lively = first == 'i' || first == 'r' || first == 'a'; /* init, ready, alert */
     if (lively) d->recording = 1;
     if (first == 'd') d->recording = 0; /* disconnected */
     for (topic = 0; topic < d->topic_count; topic++) {
@@ -778,46 +822,40 @@ static inline void ether__recorder(struct ether *d) {
 }
 
 /* Set periods as the command `every` says; seconds, to the millisecond. */
-static inline int ether__every(struct ether *d) {
-    uint32_t period = 0;
-    uint8_t topic, places = 3, point = 0;
-    const char *at = ETHER__MEMBER("'every'");
-    for (; at && at < d->behind; at++) {
-        uint8_t digit = (uint8_t)(*at - '0');
-        if (*at == '.' && !point) {
-            point = 1;
-            continue;
+static inline ether__fast ether__every(struct ether *d) {
+    uint32_t period;
+    ether__fast topic;
+    uint16_t place = 100;
+    const char *at = ether__digits(d, ether__field(d, ETHER__IN_EVERY)), *end = d->behind;
+    period = d->number * 1000;
+    if (!at || d->number > 4000000) return 0;
+    if (*at == '.' && at < end) {
+        while (++at < end && (uint8_t)(*at - '0') < 10) {
+            period += (uint32_t)(uint8_t)(*at - '0') * place;
+            place = (uint16_t)(place * 205u >> 11); /* a tenth */
         }
-        if (digit > 9 || period >= 400000000) return 0;
-        if (!places) continue;
-        period = period * 10 + digit;
-        places = (uint8_t)(places - point);
     }
-    while (places--) {
-        if (period > 400000000) return 0;
-        period *= 10;
-    }
-    if (!period) return 0;
-    at = ETHER__MEMBER("'topic'");
+    if (at != end || !period) return 0;
+    at = ether__field(d, ETHER__IN_TOPIC);
     for (topic = 0; topic < d->topic_count; topic++) {
         struct ether_topic *t = &d->topics[topic];
         d->text = t->name;
-        if (at && !ether__match(d, at, ETHER__TEXT("'*'"))) continue;
+        if (at && !ether__match(d, at, ETHER__KEY)) continue;
         t->period_ms = period;
         t->due = d->now + period;
     }
     return 1;
 }
 
-static inline int ether__pong(struct ether *d) {
+static inline ether__fast ether__pong(struct ether *d) {
     if (!ether__behind(d, d->payload) || *d->payload != '{') return 0;
-    d->text = ETHER__MEMBER("'id'");
-    return ETHER__PACKET("\x30(Epong/$){'id':I,'ms':X}");
+    d->text = ether__field(d, ETHER__IN_ID);
+    return ether__packet(d, ETHER__SEND_PONG);
 }
 
 /* Take a message on one of the topics it hears. */
 static inline void ether__hear(struct ether *d, unsigned index) {
-    const char *value = ether__member(d, d->payload, NULL), *behind = d->behind;
+    const char *value = ether__member(d, d->payload, ETHER__FORM_COUNT), *behind = d->behind;
     if (!value) {
         value = d->payload;
         behind = d->end;
@@ -826,33 +864,33 @@ static inline void ether__hear(struct ether *d, unsigned index) {
 }
 
 /* Take a message on a topic that ends so; 0 where it is malformed. */
-static inline int ether__act(struct ether *d, const char *behind) {
+static inline ether__fast ether__act(struct ether *d, const char *behind) {
     unsigned which = 0, count = d->hear_count + ETHER__OTHER;
     d->end = behind;
-    while (which < count && ether__match(d, (const char *)d->rx + 2, ether__form(d, which)) != behind) which++;
+    while (which < count && ether__match(d, (const char *)d->rx + 2, ether__topic(d, which)) != behind) which++;
     d->end = (const char *)d->rx + d->rx_size;
     if (which == count) return 1;
     if (which == ETHER__STORED) return ether__stored(d);
     if (d->rx_cut && which > ETHER__STATUS) return 0; /* of a status the beginning will do */
     if (which == ETHER__RECORDER) ether__recorder(d);
     if (which == ETHER__STATUS &&
-        (ether__state(d) == 'l' || !ether__match(d, ETHER__MEMBER("'boot'"), ETHER__TEXT("'#'"))))
-        d->todo |= ETHER__READY | ETHER__ABOUT;
+        (ether__state(d) == 'l' || !ether__match(d, ether__field(d, ETHER__IN_BOOT), ETHER__BOOT)))
+        d->todo |= ETHER__DO_READY | ETHER__DO_ABOUT;
     if (which >= ETHER__OTHER) ether__hear(d, which - ETHER__OTHER);
     if (d->rx_kind & 1) return 1; /* a retained command is an old one */
     if (which == ETHER__PING) return ether__pong(d);
-    if (which == ETHER__EVERY) return ether__every(d);
+    if (ETHER_EVERY && which == ETHER__EVERY) return ether__every(d);
     if (which == ETHER__RESTART) d->restart = 1;
     return 1;
 }
 
 /* Take a PUBLISH; 0 where the stream cannot be followed any more. */
-static inline int ether__deliver(struct ether *d) {
-    uint8_t qos = d->rx_kind & 6;
+static inline ether__fast ether__deliver(struct ether *d) {
+    ether__fast qos = d->rx_kind & 6;
     unsigned size = (unsigned)(d->rx[0] << 8 | d->rx[1]) + 2, place = size + qos;
     if (qos > 2 || d->rx_size < 2) return 0;
     if (size < ETHER_RX && place <= d->rx_size) {
-        if (qos) d->todo |= ETHER__ACK;
+        if (qos) d->todo |= ETHER__DO_ACK;
         d->payload = (const char *)d->rx + place;
         if (ether__act(d, (const char *)d->rx + size)) return 1;
     }
@@ -861,11 +899,11 @@ static inline int ether__deliver(struct ether *d) {
 }
 
 /* Take a whole packet; 0 where the stream cannot be followed any more. */
-static inline int ether__take(struct ether *d) {
-    uint8_t kind = d->rx_kind;
+static inline ether__fast ether__take(struct ether *d) {
+    ether__fast kind = d->rx_kind;
     uint32_t *record;
     d->received = d->tick;
-    d->todo &= (uint8_t)~ETHER__PINGED;
+    d->todo &= (uint8_t)~ETHER__DO_PINGED;
     if ((d->state == ETHER__GREETED) != (kind == 0x20)) return 0;
     if (kind >> 4 == 3) return ether__deliver(d);
     if (kind == 0xd0) return !d->rx_size;
@@ -873,7 +911,7 @@ static inline int ether__take(struct ether *d) {
         if (d->rx[2] > 2) ether__count(d, ETHER_REJECTED); /* the broker refuses the subscription */
         if (++d->granted == d->hear_count + 4) {
             d->state = ETHER__ON;
-            d->todo |= ETHER__BORN; /* it has taken what came before: the first status of this boot */
+            d->todo |= ETHER__DO_BORN; /* it has taken what came before: the first status of this boot */
         }
         return d->rx_size == 3;
     }
@@ -896,7 +934,7 @@ static inline int ether__take(struct ether *d) {
 }
 
 /* Read what is there, up to the end of a packet, and act on it; 0 where none was complete. */
-static inline int ether__listen(struct ether *d) {
+static inline ether__fast ether__listen(struct ether *d) {
     while (d->rx_shift < 128 || d->rx_left) { /* the length is read, and so much of the body is not */
         uint8_t byte, *place = &byte;
         uint16_t room = 1;
@@ -939,17 +977,16 @@ lost:
    where name, user and password are too long for ETHER_TX: nothing is said. */
 static inline int ether_connect(struct ether *device) {
     struct ether *d = device;
-    uint32_t *record;
     ether__now(d);
     d->state = ETHER__GREETED;
     d->since = d->received = d->tick;
-    d->todo &= ETHER__BORN;
-    d->todo |= d->todo ? ETHER__READY | ETHER__ABOUT : ETHER__INIT | ETHER__READY | ETHER__ABOUT;
+    d->todo &= ETHER__DO_BORN;
+    d->todo |= d->todo ? ETHER__DO_READY | ETHER__DO_ABOUT : ETHER__DO_INIT | ETHER__DO_READY | ETHER__DO_ABOUT;
     memset((char *)d + offsetof(struct ether, tail), 0, offsetof(struct ether, rx_cut) + 1 - offsetof(struct ether, tail));
     d->rx_size = d->flight_id = 0;
     d->rx_left = 0;
-    ETHER__EACH(d, record) ETHER__FLAGS(record) &= (uint8_t)~ETHER__FLIGHT;
-    return ETHER__PACKET("\x10(^M^Q^T^T)\4F($-#)W({'state':'lost',B,'detail':'connection lost'})U");
+    ether__land(d);
+    return ether__packet(d, ETHER__SEND_CONNECT);
 }
 
 /* Prepare a device whose fields are set. Returns 1, or 0 where ETHER_TX or ETHER_RX is too small for its name, user,
@@ -960,7 +997,7 @@ static inline int ether_begin(struct ether *device) {
     uint32_t boot = d->boot;
     int fits;
     for (index = 8; index--; boot >>= 4) {
-        uint8_t digit = (uint8_t)boot & 15;
+        ether__fast digit = (uint8_t)boot & 15;
         d->boot_text[index] = (char)(digit + (digit < 10 ? '0' : 'a' - 10));
     }
     if (!d->keepalive_s) d->keepalive_s = 30;
@@ -981,11 +1018,11 @@ static inline int ether_begin(struct ether *device) {
 static inline int ether_poll(struct ether *device) {
     struct ether *d = device;
     unsigned wait;
-    uint8_t turns = 8; /* a flood must not keep you from sampling */
+    ether__fast turns = 8; /* a flood must not keep you from sampling */
     ether__now(d);
     while (d->state && turns--) {
         if (!ether__drain(d)) break;
-        if (d->state == ETHER__LEAVING && !(d->todo & ETHER__GOODBYE)) d->state = ETHER__OFF;
+        if (d->state == ETHER__LEAVING && !(d->todo & ETHER__DO_GOODBYE)) d->state = ETHER__OFF;
         if (!ether__speak(d) && !(d->state && ether__listen(d))) break;
     }
     wait = d->keepalive_s * 4u;
@@ -1112,15 +1149,15 @@ static inline int ether_block(struct ether *device, uint8_t topic, uint8_t kind,
     ether__byte(d, kind);
     ether__head(d, 0x40, 0, size);
     ether__bytes(d, first, first + size);
-    ETHER__SAY("f_ether\xa6" "bby");
+    ether__say(d, ETHER__TEXT("f_ether\xa6" "bby"));
     ether__head(d, 0x60, 0, (uint32_t)strlen(d->name));
-    ETHER__SAY("$ab" "h#an");
+    ether__say(d, ETHER__TEXT("$ab" "h#an"));
     ether__head(d, 0, 0, t->next);
-    ETHER__SAY("bms");
+    ether__say(d, ETHER__TEXT("bms"));
     ether__head(d, 0, (unsigned)(d->high - (d->now < age_ms)), d->now - age_ms);
-    ETHER__SAY("ak");
+    ether__say(d, ETHER__TEXT("ak"));
     ether__head(d, 0, 0, count);
-    ETHER__SAY("bdt");
+    ether__say(d, ETHER__TEXT("bdt"));
     if (period_us % 1000 == 0) {
         ether__head(d, 0, 0, period_us / 1000);
     } else { /* as a double, which not every processor has */
@@ -1154,13 +1191,13 @@ static inline int ether_due(struct ether *device, uint8_t topic) {
    where it is too long for ETHER_TX. */
 static inline void ether_alert(struct ether *device, const char *detail) {
     device->detail = detail;
-    device->todo |= ETHER__READY;
+    device->todo |= ETHER__DO_READY;
 }
 
 /* Say goodbye, with the last numbers, so that the recording is known to be complete: call it, and ether_poll(), until that
    returns ETHER_DOWN. What is not stored by then, ether_unstored(), is lost. */
 static inline void ether_end(struct ether *device) {
-    if (device->state != ETHER__LEAVING) device->todo |= ETHER__GOODBYE;
+    if (device->state != ETHER__LEAVING) device->todo |= ETHER__DO_GOODBYE;
 }
 
 /* Return how many readings wait to be recorded. */
@@ -1175,7 +1212,7 @@ static inline uint16_t ether_unstored(const struct ether *device) {
 static inline const char *ether_field(struct ether *device, const char *name, uint16_t *size) {
     const char *at;
     device->text = name;
-    at = ether__member(device, device->payload, ETHER__TEXT("'*'"));
+    at = ether__member(device, device->payload, ETHER__KEY);
     if (at) *size = (uint16_t)(device->behind - at);
     return at;
 }

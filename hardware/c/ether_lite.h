@@ -61,10 +61,15 @@
 #define ETHER__BYTE(place) (*(place))
 #endif
 
-#ifdef __GNUC__ /* one copy, where the compiler would make several */
+#ifdef __GNUC__ /* a function of its own, where the compiler's choice is larger; _AVR: on an AVR only */
 #define ETHER__FAR static __attribute__((noinline, unused))
 #else
 #define ETHER__FAR static inline
+#endif
+#ifdef __AVR__
+#define ETHER__FAR_AVR ETHER__FAR
+#else
+#define ETHER__FAR_AVR static inline
 #endif
 
 /* JSON as it is, without escaped quotes: ETHER_JSON("class":"Bench","version":"1.2") is one string literal. */
@@ -137,7 +142,7 @@ struct ether {
     uint32_t counts[4]; /* to be read: since boot, by ETHER_DROPPED … */
 
     char boot_text[9]; /* private */
-    uint8_t tx[ETHER_TX], rx[ETHER_RX];
+    uint8_t tx[ETHER_TX], rx[ETHER_RX + 1];
     uint32_t ring[ETHER_RING / 4];
 };
 
@@ -158,6 +163,7 @@ enum { ETHER__TAILED = 1 }; /* in place of the kind of a packet: the self-descri
 #define ETHER__HIGH(record) ((uint8_t *)(record))[3]
 #define ETHER__AFTER(record) ((uint32_t *)((uint8_t *)(record) + ETHER__SIZE(record)))
 #define ETHER__ROOM (ETHER_RING / 4 * 4 - 4) /* the last word is for the 0 behind the last record */
+#define ETHER__LONGEST (ETHER__ROOM < 252 ? ETHER__ROOM - 12 : 240) /* text */
 #define ETHER__END(device) ((uint32_t *)((uint8_t *)(device)->ring + (device)->used))
 #define ETHER__EACH(device, record) \
     for (record = (device)->ring; ETHER__SIZE(record); record = ETHER__AFTER(record)) /* to the 0 behind the last one */
@@ -183,19 +189,20 @@ ETHER__FAR ether__fast ether__count(struct ether *d, ether__fast which) {
 
 /* All that is said and compared, in flash. In it ' is a quote, $ the name, # the boot, * `text`, % `number`, ~ a new packet
    id, and what is in parentheses goes behind its length. A capital letter is one of the parts of ether__part(), unless ^
-   stands before it. The first four are subscribed to; messages come on the first eight. A packet begins with its kind. */
+   stands before it. The first four are subscribed to; messages come on the first eight. A packet begins with its kind.
+   To find a form is to pass all before it: what is compared often stands early. */
 #define ETHER__FORMS(FORM) \
     FORM(RECORDER, "Estatus/recorder") FORM(STORED, "Estored/$") FORM(STATUS, "Estatus/$") FORM(COMMAND, "C+") \
     FORM(PING, "Cping") FORM(EVERY, "Cevery") FORM(RESTART, "Crestart") FORM(OTHER, "*") \
+    FORM(KEY, "'*'") FORM(IN_BOOT, "'boot'") FORM(IN_TOPICS, "'topics'") FORM(IN_FIRST, "'first'") FORM(IN_ASKED, "'asked'") \
+    FORM(IN_MISSING, "'missing'") FORM(IN_SEEN, "'seen'") FORM(IN_STATE, "'state'") FORM(IN_EVERY, "'every'") \
+    FORM(IN_TOPIC, "'topic'") FORM(IN_ID, "'id'") \
     FORM(ETHER, "ether/") FORM(COMMANDS, "Ecommand/$/") FORM(OURS, "'boot':'#'") FORM(PLACE, "(Estatus/$)") \
-    FORM(BARE, "(*)") FORM(KEY, "'*'") FORM(KEYED, "'*':%") FORM(BOOT, "'#'") FORM(NULL, "null") \
+    FORM(BARE, "(*)") FORM(KEYED, "'*':%") FORM(BOOT, "'#'") FORM(NULL, "null") \
     FORM(DISCONNECTED, "disconnected") FORM(IS_INIT, "init") FORM(ALERT, "alert") FORM(IS_READY, "ready") \
     FORM(DETAIL, ",'detail':'*'") FORM(LAST, ",'last':{M}") FORM(COUNTS, ",'counts':{") \
     FORM(DROPPED, "'dropped':%") FORM(FAILED, "'failed':%") FORM(MISSED, "'missed':%") FORM(REJECTED, "'rejected':%") \
     FORM(RESEND, "Eresend/") FORM(VALUE, "'value':") FORM(K, ",'k':%") \
-    FORM(IN_BOOT, "'boot'") FORM(IN_TOPICS, "'topics'") FORM(IN_FIRST, "'first'") FORM(IN_ASKED, "'asked'") \
-    FORM(IN_MISSING, "'missing'") FORM(IN_SEEN, "'seen'") FORM(IN_STATE, "'state'") FORM(IN_EVERY, "'every'") \
-    FORM(IN_TOPIC, "'topic'") FORM(IN_ID, "'id'") \
     FORM(SEND_READINGS, "\x32(R*)~{V,'_ether':{'by':'$','b':'#','n':%,'ms':T}}") \
     FORM(SEND_QUESTION, "\x32(Ecommand/recorder/confirm)~{'by':'$',B,'id':%,'from':{M}}") \
     FORM(SEND_STATUS, "\x33W~{'state':'S',BD,'every':%N}") FORM(SEND_ABOUT, "\1(Eabout/$)~{'ether':1,B,") \
@@ -297,7 +304,7 @@ static inline void ether__tell(struct ether *d, ether__fast which) {
 }
 
 /* Return the form of a topic that is heard; its text is ready. */
-ETHER__FAR ether__fast ether__topic(struct ether *d, unsigned which) {
+ETHER__FAR_AVR ether__fast ether__topic(struct ether *d, unsigned which) {
     if (which < ETHER__OTHER) return (ether__fast)which;
     d->text = d->hears[which - ETHER__OTHER];
     return ETHER__OTHER;
@@ -422,13 +429,13 @@ static inline void ether__numbers(struct ether *d) {
     ether__fast topic, first = 1;
     for (topic = 0; topic < d->topic_count; topic++) {
         const struct ether_topic *t = &d->topics[topic];
-        uint32_t end = t->next;
-        d->number = t->mark;
+        uint32_t end = t->next, number = t->mark;
         if (d->state == ETHER__LEAVING) {
-            d->number = end - 1;
+            number = end - 1;
             end = 0xffffffff;
         }
-        if (d->number == end) continue; /* nothing to tell */
+        if (number == end) continue; /* nothing to tell */
+        d->number = number;
         d->text = t->name;
         if (!first) ether__byte(d, ',');
         ether__tell(d, ETHER__KEYED);
@@ -703,11 +710,12 @@ ETHER__FAR const char *ether__field(struct ether *d, ether__fast form) {
    hold. */
 static inline const char *ether__digits(struct ether *d, const char *at) {
     const char *begin = at;
-    d->number = 0;
+    uint32_t number = 0;
     while (at && at < d->end && (uint8_t)(*at - '0') < 10) {
-        if (d->number > 429496728) return NULL;
-        d->number = d->number * 10 + (uint8_t)(*at++ - '0');
+        if (number > 429496728) return NULL;
+        number = number * 10 + (uint8_t)(*at++ - '0');
     }
+    d->number = number;
     return at > begin ? at : NULL;
 }
 
@@ -720,28 +728,29 @@ static inline const char *ether__of_topic(struct ether *d, ether__fast form, con
     return ether__member(d, at, ETHER__KEY);
 }
 
-/* Return how many of these numbers are among those from the mark on that the ring no longer had when it asked. */
-ETHER__FAR uint32_t ether__gone(const struct ether_topic *t, uint32_t first, uint32_t last) {
+/* Return how many of the numbers from `first` on and below `end` are among those from the mark on that the ring no longer
+   had when it asked. */
+ETHER__FAR_AVR uint32_t ether__gone(const struct ether_topic *t, uint32_t first, uint32_t end) {
     if (first < t->mark) first = t->mark;
-    if (last >= t->asked) last = t->asked - 1;
-    return first <= last ? last - first + 1 : 0;
+    if (end > t->asked) end = t->asked;
+    return first < end ? end - first : 0;
 }
 
 /* Return how many of those were not stored: what is at or behind `behind`, unless the recorder has seen it, and what it
    lists as missing. */
-static inline uint32_t ether__lost(struct ether *d, const struct ether_topic *t, uint32_t behind) {
+ETHER__FAR_AVR uint32_t ether__lost(struct ether *d, const struct ether_topic *t, uint32_t behind) {
     uint32_t first = 0, lost;
     const char *at;
     ether__fast odd = 0;
     if (!ETHER_MISSING || d->rx_cut) return t->asked - t->mark; /* cut: too long to be read to its end */
     if (ether__digits(d, ether__of_topic(d, ETHER__IN_SEEN, t)) && d->number >= behind) behind = d->number + 1;
-    lost = ether__gone(t, behind, 0xffffffff);
+    lost = ether__gone(t, behind, t->asked);
     at = ether__of_topic(d, ETHER__IN_MISSING, t);
     while (at && at < d->behind) {
         const char *after = ether__digits(d, at);
         at = after ? after : at + 1;
         if (!after) continue;
-        if (odd) lost += ether__gone(t, first, d->number);
+        if (odd) lost += ether__gone(t, first, d->number + 1);
         first = d->number;
         odd ^= 1;
     }
@@ -749,7 +758,7 @@ static inline uint32_t ether__lost(struct ether *d, const struct ether_topic *t,
 }
 
 /* Take the news of one topic, which may answer a question; 0 where they are malformed. */
-static inline ether__fast ether__told(struct ether *d, unsigned topic, ether__fast answer) {
+ETHER__FAR ether__fast ether__told(struct ether *d, unsigned topic, ether__fast answer) {
     struct ether_topic *t = &d->topics[topic];
     uint32_t *record, behind = 0;
     const char *at = ether__of_topic(d, ETHER__IN_TOPICS, t);
@@ -936,11 +945,10 @@ static inline ether__fast ether__take(struct ether *d) {
 /* Read what is there, up to the end of a packet, and act on it; 0 where none was complete. */
 static inline ether__fast ether__listen(struct ether *d) {
     while (d->rx_shift < 128 || d->rx_left) { /* the length is read, and so much of the body is not */
-        uint8_t byte, *place = &byte;
-        uint16_t room = 1;
+        uint8_t *place = d->rx + d->rx_size;
+        uint16_t room = 1; /* one byte of a header, or of what is skipped */
         int got;
         if (d->rx_shift == 128 && d->rx_size < ETHER_RX) {
-            place = d->rx + d->rx_size;
             room = (uint16_t)(ETHER_RX - d->rx_size);
             if (d->rx_left < room) room = (uint16_t)d->rx_left;
         }
@@ -949,16 +957,16 @@ static inline ether__fast ether__listen(struct ether *d) {
         if (got < 0) goto lost;
         if (d->rx_shift == 128) {
             d->rx_left -= (unsigned)got;
-            if (place == &byte)
+            if (d->rx_size == ETHER_RX)
                 d->rx_cut = 1;
             else
                 d->rx_size = (uint16_t)(d->rx_size + got);
         } else if (!d->rx_kind) {
-            d->rx_kind = byte;
-            if (byte < 0x20) goto lost;
+            d->rx_kind = *place;
+            if (d->rx_kind < 0x20) goto lost;
         } else {
-            d->rx_left |= (uint32_t)(byte & 127) << d->rx_shift;
-            d->rx_shift = (uint8_t)(byte & 128 ? d->rx_shift + 7 : 128);
+            d->rx_left |= (uint32_t)(*place & 127) << d->rx_shift;
+            d->rx_shift = (uint8_t)(*place & 128 ? d->rx_shift + 7 : 128);
             if (d->rx_shift == 28) goto lost;
         }
     }
@@ -1036,9 +1044,9 @@ static inline int ether_poll(struct ether *device) {
    Returns 0, and counts it as failed, where it is too long for ETHER_TX or ETHER_RING. */
 static inline int ether_put(struct ether *device, uint8_t topic, const char *json, uint16_t size) {
     struct ether *d = device;
-    uint16_t whole = (uint16_t)((size + 15) & ~3);
+    ether__fast whole = (uint8_t)((size + 15) & ~3);
     uint32_t *record;
-    if (topic >= d->topic_count || !size || size > 240 || whole > ETHER__ROOM || (size < 3 && *json == '{') ||
+    if (topic >= d->topic_count || !size || size > ETHER__LONGEST || (size < 3 && *json == '{') ||
         size + strlen(d->name) + strlen(d->topics[topic].name) > ETHER_TX - 98)
         return ether__count(d, ETHER_FAILED);
     ether__now(d);

@@ -23,6 +23,7 @@ __all__ = [
     "HUNG_CODE",
     "RESTART_CODE",
     "give_orders",
+    "inherited",
     "log_to_stderr",
     "on_orphaned",
     "orders",
@@ -40,6 +41,8 @@ _PATH = "ETHER_SYS_PATH"
 _OUTPUT = "ETHER_OUTPUT"
 _pipe: int | None = None
 _output: list[int] = []
+inherited: set[int] = set()
+"""Descriptors that each child holds open as long as it lives, for whoever waits for the end of all."""
 
 
 def spawn(module: str, name: str, *, heard: bool = False) -> subprocess.Popen[bytes]:
@@ -70,7 +73,7 @@ def spawn(module: str, name: str, *, heard: bool = False) -> subprocess.Popen[by
             stderr=subprocess.PIPE if heard else None,
             env=environment,
             start_new_session=True,
-            pass_fds=ours,
+            pass_fds=[*ours, *inherited],
         )
     finally:
         for each in ours:

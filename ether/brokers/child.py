@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from ether import clock
+from ether import clock, process
 from ether.brokers.security import SESSION_USER, Security, is_loopback
 from ether.errors import BrokerError
 
@@ -26,18 +26,28 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT = 1883
 _START_S = 30.0
 _STOP_S = 5.0
-# Few brokers watch their parent. A shell does, beside them, and takes five seconds so that clients can end first.
+# Few brokers watch their parent. A shell does, beside them: once it is gone, it waits for the broker's clients, which
+# end by themselves and hold the pipe $1 open until then, but for no more than five seconds.
 _GUARD = """
+line=/dev/fd/$1; shift
 exec 3<&0 </dev/null
-(cat <&3 >/dev/null 2>&1; sleep 5; kill -TERM $$ 2>/dev/null && sleep 1 && rm -rf "$0") >/dev/null 2>&1 &
+(
+    cat <&3
+    cat $line & clients=$!
+    n=0; while kill -0 $clients && [ $n -lt 50 ]; do sleep 0.1; n=$((n+1)); done
+    kill $clients
+    kill -TERM $$ || exit
+    n=0; while kill -0 $$ && [ $n -lt 10 ]; do sleep 0.1; n=$((n+1)); done
+    rm -rf "$0"
+) >/dev/null 2>&1 &
 exec 3<&-
 exec "$@"
 """
 
 
-def guarded(command: list[str], doomed: str | None) -> list[str]:
-    """Return `command` such that it ends when its stdin does, and the folder `doomed` with it."""
-    return ["/bin/sh", "-c", _GUARD, doomed or "", *command] if os.name == "posix" else command
+def guarded(command: list[str], doomed: str | None, line: int) -> list[str]:
+    """Return `command` such that it ends when its stdin and the pipe `line` do, and the folder `doomed` with it."""
+    return ["/bin/sh", "-c", _GUARD, doomed or "", str(line), *command]
 
 
 def split_listen(listen: str) -> tuple[str, int]:
@@ -97,6 +107,7 @@ class ChildBroker:
         self.security = security or Security()
         self.limits = limits or Limits()
         self.process: subprocess.Popen[bytes] | None = None
+        self._line: tuple[int, int] | None = None
         self.on_said: Callable[[list[str]], None] = lambda lines: None
         """Called, in a thread of its own, with what the broker says on stderr, where it says it in our format."""
         self._given = listen is not None
@@ -177,10 +188,7 @@ class ChildBroker:
             raise BrokerError(f"broker.kind {self.kind}: {command[0]} is not installed; install it, or use embedded")
         log = self.folder / f"{self.kind}.log"
         with open(log, "wb") as output:
-            self.process = subprocess.Popen(
-                guarded([program, *command[1:]], self.temporary_folder),
-                stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=self.folder, start_new_session=True,
-            )  # fmt: skip
+            self.process = self._popen([program, *command[1:]], output, output)
         deadline = clock.monotonic() + _START_S
         while not self._answers():
             code = self.process.poll()
@@ -189,6 +197,18 @@ class ChildBroker:
                 said = log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
                 raise BrokerError(f"{self.kind} did not start at {self.host}:{self.port} {how}: {said or 'no word'}")
             threading.Event().wait(0.02)
+
+    def _popen(self, command: list[str], stdout: IO[bytes] | int, stderr: IO[bytes] | int) -> subprocess.Popen[bytes]:
+        """Start a command that ends when we do, and its clients have: our children, which hold our pipe open."""
+        if os.name == "posix":
+            if self._line is None:
+                self._line = os.pipe()
+                process.inherited.add(self._line[1])
+            command = guarded(command, self.temporary_folder, self._line[0])
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=stdout, stderr=stderr, cwd=self.folder, start_new_session=True,
+            pass_fds=self._line[:1] if self._line is not None else (),
+        )  # fmt: skip
 
     def _answers(self) -> bool:
         try:
@@ -210,6 +230,11 @@ class ChildBroker:
 
     def __exit__(self, *exc: object) -> None:
         self._end()
+        if self._line is not None:
+            process.inherited.discard(self._line[1])
+            for each in self._line:
+                os.close(each)
+            self._line = None
         if self._folder is None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -252,11 +277,7 @@ class LoggedBroker(ChildBroker):
         raise NotImplementedError
 
     def _start(self) -> None:
-        command = guarded(self.command(), self.temporary_folder)
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=self.folder,
-            start_new_session=True,
-        )  # fmt: skip
+        self.process = self._popen(self.command(), subprocess.DEVNULL, subprocess.PIPE)
         self._running = threading.Event()
         self._last = ""
         reader = threading.Thread(target=self._read_log, args=(self.process.stderr,), name=self.kind, daemon=True)

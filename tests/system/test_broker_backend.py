@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ether import brokers
+from ether.brokers.child import guarded
 from ether.cli import main
 from ether.config import Config
 from ether.errors import BrokerError, ConfigError
@@ -102,3 +106,20 @@ def test_an_unknown_kind_is_told_with_those_of_packages(package: Path, capsys: p
         Config.load({"broker": {"kind": "plane"}})
     assert main(["broker", "--kind", "plane"]) == 2
     assert "did you mean `plain`" in capsys.readouterr().err
+
+
+def test_a_broker_of_ours_goes_as_soon_as_its_parent_and_its_clients_are_gone(tmp_path: Path, until: Any) -> None:
+    folder = tmp_path / "doomed"
+    folder.mkdir()
+    line, held = os.pipe()
+    broker = subprocess.Popen(guarded(["sleep", "60"], str(folder), line), stdin=subprocess.PIPE, pass_fds=[line])
+    assert broker.stdin is not None
+
+    broker.stdin.close()  # the parent is gone
+    with pytest.raises(subprocess.TimeoutExpired):
+        broker.wait(0.5)
+    os.close(held)  # and now the clients
+
+    assert broker.wait(4.0) == -signal.SIGTERM
+    until(lambda: not folder.exists())
+    os.close(line)

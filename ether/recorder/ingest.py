@@ -67,6 +67,8 @@ CONFIRM_S = 0.1
 _GATHER_S = 0.005
 _RETRY_S = 0.5
 _PRESSURE_S = 10.0
+_QUIET_S, _DRAIN_S = 0.05, 1.0
+"""So long a broker that has nothing more for us is silent; and so long we wait for that, at most."""
 _SLOW_S = 1.0
 """A disk that keeps messages waiting for longer is slow."""
 _DISK_S = 1.0
@@ -166,6 +168,7 @@ class Ingest:
         self._queue: deque[Item | tuple[bytes, bytes]] = deque()
         self._queued_bytes = 0
         self._waiting_since: float | None = None
+        self._settled_at = 0.0
         """Since when the oldest message waits for the disk, about; on the monotonic clock."""
         self._change = threading.Condition()
         self._closing = False
@@ -248,6 +251,11 @@ class Ingest:
             if len(self._queue) == 1 or self._queued_bytes >= COMMIT_BYTES:
                 self._change.notify_all()
 
+    def quiet_s(self) -> float:
+        """Return for how long nothing has come since all that came was stored and acknowledged; 0 where some is not."""
+        with self._change:
+            return 0.0 if self._queue or self._queued_bytes else clock.monotonic() - self._settled_at
+
     def confirm_again(self) -> None:
         """Confirm everything anew, as after a reconnect."""
         with self._change:
@@ -310,7 +318,8 @@ class Ingest:
             self._send_answers()
             with self._change:
                 self._queued_bytes -= size
-                self._waiting_since = clock.monotonic() if self._queue else None
+                self._settled_at = clock.monotonic()
+                self._waiting_since = self._settled_at if self._queue else None
                 self._change.notify_all()
             self._confirm_changed()
             if self._stop_seen:
@@ -926,8 +935,19 @@ class Recorder:
     def _stop_commanded(self) -> None:
         self.stop("stop")
 
+    def _drain(self) -> None:
+        """Take what the broker still has queued for us.
+
+        Mosquitto lets a new message, such as the order to stop, overtake those that wait since we were away. It sends
+        more at each acknowledgement: one that stays silent after the last has no more.
+        """
+        deadline = clock.monotonic() + _DRAIN_S
+        while self.member.connection.connected and self.ingest.quiet_s() < _QUIET_S and clock.monotonic() < deadline:
+            threading.Event().wait(0.005)
+
     def _end(self) -> int:
         """Commit everything, let the writer finish and seal; 0 where the recording is proven and in place."""
+        self._drain()
         deadline = self.deadline if self.deadline is not None else clock.monotonic() + _SEAL_S
         # Whoever died for good has nobody else to send what it left: it comes from its disk.
         outboxes = hand_over(outbox_folder(self.file), lambda message: self.ingest.take(message, None))

@@ -1115,6 +1115,8 @@ class Host:
     def _child_ended(self, child: Child) -> None:
         """A child ended and nobody had told it to, or had to be killed: say so to everybody."""
         logger.error("%s: ended %s: %s", child.name, "badly" if child.halt.is_set() else "unexpectedly", child.exit)
+        if child.name not in self._failures and self.client.connection.connected:
+            self.client.echo(0.3)  # what it said last may be on its way
         self._failures.setdefault(child.name, f"ended: {child.exit}")
         self._endings[child.name] = child.exit
         if not self._closing.is_set():  # else what it left on the broker is cleared in a moment

@@ -69,13 +69,8 @@ def hand_over(folder: Path, take: Callable[[Message], None]) -> list[Outbox]:
     boxes = []
     for publisher in leftovers(folder):
         for start in leftovers(publisher):
-            try:
-                outbox = Outbox(start)
-            except JournalError as exc:
-                logger.debug("%s: %s", publisher.name, exc)  # its publisher lives
-                continue
-            if not outbox.tracks:  # its publisher has just removed it
-                outbox.close(remove=True)
+            outbox = _of_the_dead(start)
+            if outbox is None:
                 continue
             try:
                 for topic, payload in outbox.messages():
@@ -87,6 +82,19 @@ def hand_over(folder: Path, take: Callable[[Message], None]) -> list[Outbox]:
             take(Message(topics.status(publisher.name), outbox.goodbye(), 1))
             boxes.append(outbox)
     return boxes
+
+
+def _of_the_dead(folder: Path, limit: int = LIMIT_BYTES) -> Outbox | None:
+    """Return the outbox that a dead start left; None where its publisher lives, or has just removed it."""
+    try:
+        outbox = Outbox(folder, limit=limit)
+    except JournalError as exc:
+        logger.debug("%s: %s", folder.parent.name, exc)
+        return None
+    if outbox.tracks:
+        return outbox
+    outbox.close(remove=True)
+    return None
 
 
 def let_go(boxes: list[Outbox], stored: bool) -> None:
@@ -650,13 +658,8 @@ class Sender:
 
     def _adopt(self) -> None:
         for folder in leftovers(self.folder, self.boot):
-            try:
-                outbox = Outbox(folder, limit=self._limit)
-            except JournalError as exc:
-                logger.debug("%s: %s", self.name, exc)  # its publisher lives
-                continue
-            if not outbox.tracks:  # its publisher has just removed it
-                outbox.close(remove=True)
+            outbox = _of_the_dead(folder, self._limit)
+            if outbox is None:
                 continue
             logger.info("%s: a former start left unconfirmed messages in %s; sending them", self.name, folder)
             outbox.hurry()

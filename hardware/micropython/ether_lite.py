@@ -205,7 +205,7 @@ class Ether:
             text = ring[number * 2 % len(ring)]
             if not isinstance(text, str):
                 text = _json(text)
-            if values and "{" in values[1] + text[0]:
+            if values and "{" in values[:2] + text[:1]:  # an index would intern the letter, which takes heap for ever
                 break  # an object is a message of its own
             values += "," + text
             times += ",%d" % (self._ms - self._age(ring, number))
@@ -216,7 +216,7 @@ class Ether:
             if number > first + 1:
                 values = "[%s]" % values
                 times = '[%s],"k":%d' % (times, number - first)
-            if values[0] != "{":
+            if values[:1] != "{":
                 values = '{"value":' + values
             if len(values) > 1:
                 values += ","
@@ -243,7 +243,7 @@ class Ether:
             self.recording = False
             for channel in self._ch:
                 self._done(channel)
-        elif state[0] in "ira":  # init, ready, alert
+        elif state[:1] in "ira":  # init, ready, alert
             self.recording = True
             self._next = self._ms  # it may have been away, and lives: no need to wait any longer
 

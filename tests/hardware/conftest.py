@@ -36,7 +36,12 @@ def mpy_cross(missing: Callable[[str], None]) -> str:
 def compiled(mpy_cross: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the .mpy files, and those of the programs that tests run."""
     folder = tmp_path_factory.mktemp("mpy")
-    for source in (SOURCES / "ether_lite.py", SOURCES / "ether_block.py", PARTS / "lite_board.py"):
+    for source in (
+        SOURCES / "ether_lite.py",
+        SOURCES / "ether_block.py",
+        PARTS / "lite_board.py",
+        PARTS / "lite_tls.py",
+    ):
         target = folder / f"{source.stem}.mpy"
         subprocess.run([mpy_cross, "-O3", "-s", source.name, str(source), "-o", str(target)], check=True)
     return folder
@@ -71,7 +76,13 @@ class Board:
         self.lines = output.splitlines()
         assert self.process.returncode == 0, output
         found: dict[str, Any] = json.loads(self.lines[-1])
+        found["connections"] = sum(line.startswith("connected ") for line in self.lines)
         return found
+
+    def slow_polls(self) -> list[tuple[int, int]]:
+        """Return milliseconds and second of the wall clock of each poll() that took longer than 20 ms."""
+        words = (line.split() for line in self.lines if line.startswith("poll "))
+        return [(int(took), int(at)) for _, took, at in words]
 
     def kill(self) -> None:
         """End it as a power cut would."""

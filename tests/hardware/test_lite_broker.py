@@ -91,14 +91,16 @@ class Story:
         self.outages[name] = int(began), int(time.time())
 
     def longest_polls(self) -> dict[str, int]:
-        """Return the longest poll() of any board in each outage and in the two seconds after it, and of all; in ms."""
-        lines = [
-            line.split() for name in self.reports for line in self.boards[name].lines if line.startswith("longest")
-        ]
-        found = {"all": max(report["worst_ms"] for report in self.reports.values())}
-        for name, (began, ended) in self.outages.items():
-            found[name] = max([1, *(int(ms) for _, ms, at in lines if began <= int(at) <= ended + 2)])
-        return found
+        """Return the longest poll() of any board in each outage and in the two seconds after it, and of all.
+
+        In ms; 20 stands for all that were shorter.
+        """
+        polls = [poll for name in self.reports for poll in self.boards[name].slow_polls()]
+        spans = {"all": (0, int(time.time())), **self.outages}
+        return {
+            name: max([20, *(took for took, at in polls if began <= at <= ended + 2)])
+            for name, (began, ended) in spans.items()
+        }
 
     def restart(self, ether: Any) -> None:
         recorder = psutil.Process(ether.instances()["recorder"].pid)

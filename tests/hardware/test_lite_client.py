@@ -85,6 +85,15 @@ def test_soak_of_twenty_thousand_messages_does_not_grow(micropython, compiled):
     assert found["growth"] < 512
 
 
+def test_nothing_is_interned_after_the_start(micropython, compiled):
+    """MicroPython keeps names in tables of twice the last one's size: the next takes 2 KB in one piece, for ever."""
+    before, after, end = run([micropython, str(PARTS / "lite_names.py")], MICROPYPATH=f"{compiled}:.frozen")
+
+    assert before == after
+    assert "n_qstr=" in before
+    assert end == "{} None [102]"
+
+
 def test_blocks_and_asyncio_in_micropython(micropython, compiled):
     """A block without a connection counts as dropped."""
     (line,) = run([micropython, str(PARTS / "lite_async.py")], MICROPYPATH=f"{compiled}:.frozen")

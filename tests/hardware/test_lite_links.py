@@ -61,9 +61,11 @@ def test_mute_broker_costs_no_reading_and_no_time(start_board):
     """It accepts, and never says a word: the device tries again and again, and samples meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         given = {"every": 0.05, "total": 40, "close": 0, "options": {"timeout": 0.2, "ring": 64}}
-        report = start_board(name="mute", port=listener.getsockname()[1], **given).report()
+        board = start_board(name="mute", port=listener.getsockname()[1], **given)
+        report = board.report()
 
     assert (report["taken"], report["left"], report["connections"]) == (40, 40, 0)
     assert report["error"] == "OSError(110,)"
-    print(f"\nlongest poll() with a mute broker: {report['worst_ms']} ms")  # -s shows it
-    assert report["worst_ms"] < 500  # 50 ms alone; a client that waits does so for seconds
+    longest = max([20, *(took for took, _ in board.slow_polls())])
+    print(f"\nlongest poll() with a mute broker: {longest} ms at most")  # -s shows it
+    assert longest < 500  # 50 ms alone; a client that waits does so for seconds

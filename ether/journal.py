@@ -159,12 +159,13 @@ class Journal:
             JournalError: the body is over 4 GB.
         """
         number, pending = self.next_number, self._pending
+        first = not pending  # FIRST_OF_COMMIT
         length = len(head) + len(payload)
         if length < _SMALL:
-            record = _pack_stem(MAGIC, length, number, 0 if pending else FIRST_OF_COMMIT) + head + payload
+            record = _pack_stem(MAGIC, length, number, first) + head + payload
             pending.append(record + _pack_crc(crc32(record)))
         elif length <= MAX_BODY:
-            stem = _pack_stem(MAGIC, length, number, 0 if pending else FIRST_OF_COMMIT) + head
+            stem = _pack_stem(MAGIC, length, number, first) + head
             pending.append((stem, payload, _pack_crc(crc32(payload, crc32(stem)))))
         else:
             raise JournalError(errno.EFBIG, f"{self.folder}: a record of {length} bytes; {MAX_BODY} is the most")
@@ -767,6 +768,13 @@ def _length(record: bytes | tuple[bytes, bytes, bytes]) -> int:
 
 def _pieces(records: list[bytes | tuple[bytes, bytes, bytes]]) -> Iterator[bytes]:
     """Yield the bytes of the records in few pieces, without copying large payloads."""
+    try:
+        whole = b"".join(records)  # type: ignore[arg-type]
+    except TypeError:  # a large one is in three parts
+        pass
+    else:
+        yield whole
+        return
     small: list[bytes] = []
     for record in records:
         if isinstance(record, bytes):

@@ -58,7 +58,7 @@ from ether.recorder.parts import is_taken
 from ether.supervisor import Child, Launcher, ProcessState, Restart, Supervisor, how
 from ether.wiring import Wiring
 
-__all__ = ["Guest", "Host", "add", "join", "visit"]
+__all__ = ["Guest", "Host", "add", "join", "provenance_of", "visit"]
 
 logger = logging.getLogger("ether")
 
@@ -141,6 +141,13 @@ class Guest:
         recording = Path(self.client.session.get("recording") or "")
         wanted = recording.name and self._data is not None and self.recording_here is None
         return self._data / recording.name if wanted else None  # type: ignore[operator]  # asked above
+
+    def check_free(self, name: str) -> None:
+        """Raise SessionError where a member of this name lives."""
+        known = self.client.instances().get(name)
+        if known is not None and known.state not in _GONE and self.client.lives(name):
+            where = f" on {known.host}" if known.host else ""
+            raise SessionError(f"there is an instance {name!r} already{where}; choose another --name")
 
     def finds(self, name: str, timeout: float) -> bool:
         """Return whether the session of this name lives here, or comes up within `timeout` seconds."""
@@ -365,7 +372,7 @@ class Host:
         if self._guest is None and self.config.record is not None:
             recorder = self._supervisor.spawn("recorder", "ether.recorder.ingest", _OURS)
             recorder.patience_s = _RECORDER_PATIENCE_S
-            provenance = _Later(_provenance, self.config)
+            provenance = _Later(provenance_of, self.config)
         conveyors = self._spawn_conveyors()
         url = self._starting.result()
         self._connect(url)
@@ -1523,7 +1530,7 @@ class _Later:
         self._future.exception()
 
 
-def _provenance(config: Config) -> dict[str, Any]:
+def provenance_of(config: Config) -> dict[str, Any]:
     """Return what tells later how this came to be; secrets are redacted by the configuration itself."""
     return {
         "config": config.safe_text,

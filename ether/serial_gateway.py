@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ether import clock, codecs, topics
 from ether.component import Component
 from ether.decorators import ether_init, ether_shutdown, ether_start
-from ether.errors import PayloadError, PortError, SessionError, suggest
+from ether.errors import PayloadError, PortError, suggest
 from ether.instance import Instance
 from ether.member import Member
 from ether.model import Reading, State
@@ -385,10 +385,7 @@ def serve(
         PortError: the port cannot be opened.
         SessionError: the name is taken.
     """
-    known = guest.client.instances().get(name)
-    if known is not None and known.state not in (State.LOST, State.DISCONNECTED) and guest.client.lives(name):
-        where = f" on {known.host}" if known.host else ""
-        raise SessionError(f"there is an instance {name!r} already{where}; choose another --name")
+    guest.check_free(name)
     while True:
         member, instance = _instance(board, name, guest, outbox)
         if not instance.init() or member.state is State.LOST:

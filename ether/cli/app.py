@@ -31,6 +31,7 @@ from ether.cli import (
     plot,
     prune,
     ps,
+    record,
     recover,
     replay,
     run_verbs,
@@ -79,6 +80,7 @@ app.command("call")(call.call)
 app.add_typer(param_verbs.app, name="param")
 app.command("annotate")(annotate.annotate)
 app.add_typer(run_verbs.app, name="run")
+app.command("record")(record.record)
 app.command("info")(info.info)
 app.command("verify")(verify.verify)
 app.command("recover")(recover.recover)

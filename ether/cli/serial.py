@@ -5,23 +5,19 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from ether import process, runtime
+from ether import process
 from ether.cli import output
 from ether.cli.hosting import READY
+from ether.cli.joined import end_with, take_part
 from ether.cli.stopping import stop_on_signals
-from ether.model import State, Status
-
-if TYPE_CHECKING:
-    from ether.host import Guest
 
 __all__ = ["serial"]
 
 _OUTBOX = ".outbox"
-_ENDED = (State.LOST, State.DISCONNECTED)
 
 
 def serial(
@@ -65,9 +61,11 @@ def serial(
     process.log_to_stderr(name, os.environ["ETHER_LOG_LEVEL"])
     board = SerialBoard(port, baud, _pairs(topics, "--topic"), _pairs(units, "--unit"), subscribe or ())
     stop = threading.Event()
-    guest, outbox = _joined(broker, namespace, ca)
+    guest, config = take_part(broker, namespace, ca)
+    outbox = None if config.broker.url is None else config.session.data.absolute() / _OUTBOX
     try:
-        _end_with(guest, stop, stays=outbox is not None)
+        if outbox is None:
+            end_with(guest, stop)
         with stop_on_signals(stop):
             counts = serve(
                 board, name, guest, outbox, stop,
@@ -88,42 +86,3 @@ def _pairs(words: list[str] | None, option: str) -> dict[str, str]:
             raise typer.BadParameter(f"{word!r}: write CHANNEL=…, such as temp=degC", param_hint=option)
         found[channel] = text
     return found
-
-
-def _joined(broker: str | None, namespace: str, ca: Path | None) -> tuple[Guest, Path | None]:
-    """Join a broker, or the running session; return where to keep what is not recorded yet, if not with that.
-
-    Raises:
-        BrokerError: there is none.
-    """
-    from ether.config import Config
-    from ether.host import join
-
-    url = broker or os.environ.get("ETHER_BROKER")
-    name = output.settings.session
-    session = {"namespace": namespace, **({"name": name} if name else {})}
-    overrides = [f"broker.url={url}"] if url else []
-    if ca is not None:
-        overrides.append(f"broker.tls.ca={ca.absolute()}")
-    config = Config.load({"session": session}, overrides)
-    guest = join(config, only=True)
-    assert guest is not None  # else it has raised
-    return guest, config.session.data.absolute() / _OUTBOX if url else None
-
-
-def _end_with(guest: Guest, stop: threading.Event, stays: bool) -> None:
-    """Set `stop` once the joined session has ended, in order or by being killed."""
-    if stays:
-        return
-
-    def changed(name: str, status: Status | None) -> None:
-        if name == "session" and (status is None or status.state in _ENDED):
-            stop.set()
-
-    def watch() -> None:
-        while not stop.wait(1.0):
-            if not guest.connection.connected and runtime.find(namespace=guest.namespace) is None:
-                stop.set()
-
-    guest.client.on_change = changed
-    threading.Thread(target=watch, name="session", daemon=True).start()

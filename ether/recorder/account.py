@@ -117,6 +117,8 @@ class Account:
         """By (publisher, boot, topic)."""
         self.outboxes: dict[tuple[str, str], str] = {}
         """(Publisher, boot) to where it keeps what is not recorded yet, as far as it said so: ``disk``, ``memory``."""
+        self.confirms = True
+        """Whether this recorder is the one whose confirmations publishers wait for; see `level`."""
         self._fresh: set[tuple[str, str]] = set()
         self._known: set[tuple[str, str]] = set()
 
@@ -165,8 +167,11 @@ class Account:
             self.outboxes[name, str(about.get("boot", ""))] = outbox
 
     def level(self, key: tuple[str, str, str]) -> str:
-        """Return what is guaranteed to a publisher on a topic, ``L0`` to ``L3``, as the reference of the file says."""
-        outbox = self.outboxes.get(key[:2], "") if key[:2] != NOBODY else ""
+        """Return what is guaranteed to a publisher on a topic, ``L0`` to ``L3``, as the reference of the file says.
+
+        An outbox promises nothing to a recorder that only listens: it is emptied when another one has its content.
+        """
+        outbox = self.outboxes.get(key[:2], "") if key[:2] != NOBODY and self.confirms else ""
         if outbox:
             return "L3" if outbox == "disk" else "L2"
         return "L1" if self.tracks[key].qos else "L0"

@@ -133,6 +133,7 @@ class Ingest:
         trouble: called with one line when the disk refuses, and with "" when it takes again.
         rotate: when a new part of the recording begins.
         full: returns whether so little of the disk is left that nothing more is to be taken.
+        name: who is told to stop, and is asked; only the one called `recorder` confirms, others just listen.
     """
 
     def __init__(
@@ -148,10 +149,14 @@ class Ingest:
         trouble: Callable[[str], None] = lambda reason: None,
         rotate: Rotation = Rotation(),  # noqa: B008 - a tuple
         full: Callable[[], bool] = lambda: False,
+        name: str = NAME,
     ) -> None:
+        self.name = name
+        self.confirms = name == NAME
         self.wanted = wanted
         self.exclude = exclude
         self.account = Account()
+        self.account.confirms = self.confirms
         self.counts: Counter[str] = Counter()
         self._acknowledge = acknowledge
         self._confirm = confirm
@@ -196,6 +201,7 @@ class Ingest:
     def take_over(self, carry: dict[str, Any]) -> None:
         """Take over what is known from the parts that are sealed; the journal may not go back so far any more."""
         self.account = Account.restored(carry["account"])
+        self.account.confirms = self.confirms
         self._renew = True
         self._annotations = dict.fromkeys(carry["answered"])
         self.counts.update(carry["counts"])
@@ -416,11 +422,11 @@ class Ingest:
         """Return whether a message of the reserved tree says something new."""
         if reserved.kind in ("stored", "probe"):
             return False
-        if reserved.kind == "command" and reserved.name == NAME and reserved.verb == "confirm":
+        if reserved.kind == "command" and reserved.name == self.name and reserved.verb == "confirm":
             self._take_question(payload)
             return False
-        if reserved.kind == "command" and reserved.name == NAME and reserved.verb == "stop" and not flags & RETAIN:
-            self._stop_seen = True
+        if reserved.kind == "command" and reserved.name == self.name and reserved.verb == "stop":
+            self._stop_seen |= not flags & RETAIN
         if reserved.kind == "status":
             return self._heard(reserved.name, payload, bool(flags & RETAIN))
         if reserved.kind in ("about", "run", "session"):
@@ -459,7 +465,7 @@ class Ingest:
             return True
         if not (isinstance(identity, str) and isinstance(reply_to, str) and _is_reply(reply_to)):
             return True
-        if answer:
+        if answer and self.confirms:
             self._answers.append((reply_to, identity))
         first = identity not in self._annotations
         self._annotations[identity] = None
@@ -573,8 +579,9 @@ class Ingest:
         changed.update(asked)
         if not changed:
             return
-        for (by, boot), said in self._durable(changed, asked, now).items():
-            self._confirm(by, {"boot": boot, **said})
+        if self.confirms:
+            for (by, boot), said in self._durable(changed, asked, now).items():
+                self._confirm(by, {"boot": boot, **said})
         if self._closing or now - self._counted >= _COUNT_S:  # it takes a look at every topic
             self._counted = now
             self.counts["lost"] = self.account.missing()
@@ -729,6 +736,7 @@ class Recorder:
             self.file = beside(self.file)  # what is sealed is never touched again
             self.journal_folder = journal_folder(self.file)
         self.wanted: list[str] = given.get("topics") or [topics.ALL]
+        self.name: str = given.get("name") or NAME
         self.stopping = threading.Event()
         self.deadline: float | None = None
         self.reason = "stop"
@@ -743,10 +751,10 @@ class Recorder:
         tls = given.get("tls")
         namespace = given.get("namespace", "")
         self.client_id = (
-            f"recorder-{namespace.replace('/', '-')}-{self.file.stem}"[-60:].encode("ascii", "replace").decode()
+            f"{self.name}-{namespace.replace('/', '-')}-{self.file.stem}"[-60:].encode("ascii", "replace").decode()
         )
         self.member = Member(
-            given["url"], NAME, namespace=namespace, boot=boot, persistent=True, manual_ack=True,
+            given["url"], self.name, namespace=namespace, boot=boot, persistent=True, manual_ack=True,
             client_id=self.client_id, tls=Tls(**tls) if tls else None,
         )  # fmt: skip
         self.member.connection.gather_s = _GATHER_S
@@ -761,14 +769,19 @@ class Recorder:
             trouble=lambda reason: self._set_alarm("disk", reason),
             rotate=Rotation(**self.given.get("rotate") or {}),
             full=self._disk_is_full,
+            name=self.name,
         )
         self.writer = WriterProcess(
             self.file, self.journal_folder, self.ingest.write, lambda reason: self._set_alarm("writer", reason),
             given.get("log_level", "INFO"),
         )  # fmt: skip
 
-    def run(self) -> int:
-        """Record until told to stop; return the exit code."""
+    def run(self, ready: Callable[[Path], None] = lambda file: None) -> int:
+        """Record until told to stop; return the exit code.
+
+        Args:
+            ready: called with the file once it records.
+        """
         self.file.parent.mkdir(parents=True, exist_ok=True)
         if self.journal_folder.exists():
             settle(self.journal_folder)
@@ -783,6 +796,7 @@ class Recorder:
         )
         with journal:
             self._begin(journal)
+            ready(self.file)
             while not self.stopping.wait(0.1):
                 self.writer.watch()
                 self.ingest.pings.send_due()
@@ -798,6 +812,7 @@ class Recorder:
         self.ingest.start(journal)
         host, pid = socket.gethostname(), os.getpid()
         facts = {"boot": self.member.boot, "host": host, "pid": pid, "file": str(self.file)}
+        facts |= {"name": self.name, "confirms": self.ingest.confirms}
         keys = ("session", "provenance", "topics", "exclude")
         self.ingest.write(Kind.SESSION, {**{key: self.given.get(key) for key in keys}, **facts})
         for damage in journal.recovery.damage:
@@ -815,7 +830,7 @@ class Recorder:
         }  # fmt: skip
         member.set_about(
             About(
-                NAME, class_name="ether.recorder", host=host, pid=pid,
+                self.name, class_name="ether.recorder", host=host, pid=pid,
                 subscribes={each: {"records": True} for each in self.wanted},
                 kwargs={
                     "records": self.wanted, "exclude": self.ingest.exclude, "file": str(self.file),
@@ -894,7 +909,7 @@ class Recorder:
         payload = json.dumps({"alarms": alarms}).encode() if alarms else b""
         if payload != self._alarm_told and self.member.connection.connected:
             with contextlib.suppress(BrokerError):  # closed
-                self.member.connection.publish(topics.alarm(NAME), payload, 1, retain=True)
+                self.member.connection.publish(topics.alarm(self.name), payload, 1, retain=True)
                 self._alarm_told = payload
 
     def _set_alarm(self, kind: str, reason: str) -> None:
@@ -983,7 +998,7 @@ class Recorder:
                     self._tell_alarms()
                     member.connection.unsubscribe(topics.widest([*self.wanted, _RESERVED_FILTER]))
                 member.set_status(State.DISCONNECTED, detail)
-            member.close(2.0)
+            member.close(2.0, clear=code == 0 and not self.ingest.confirms)  # of the other one the session's end tells
         except EtherError as exc:
             logger.debug("no goodbye: %s", exc)
 
@@ -991,7 +1006,7 @@ class Recorder:
 def main() -> None:
     """Run as the recorder process; orders: see the module `ether.recorder.ingest` in the reference."""
     given = process.orders()
-    process.log_to_stderr(NAME, given.get("log_level", "INFO"))
+    process.log_to_stderr(given.get("name") or NAME, given.get("log_level", "INFO"))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     try:
         recorder = Recorder(given)

@@ -187,6 +187,10 @@ class _Verifier:
         self.report.undecoded += int(self._flagged(layout.FLAG_UNDECODED | layout.FLAG_RAW_ONLY).sum())
         with self._naming("/raw"):
             self._check_raw()
+        with self._naming("/provenance/recorder"):
+            if "provenance/recorder" in self.file:
+                recorder = json.loads(self.file["provenance/recorder"].asstr()[()])
+                self.account.confirms = recorder.get("confirms", True) is True
         with self._naming("the journal's damage"):
             damage = self.file.attrs.get("journal_damage")
             if isinstance(damage, np.ndarray):

@@ -56,6 +56,7 @@ _MANY = 1000
 _LEAST_HOLLOW = 256
 """Of smaller payloads nothing is left out."""
 _LAST_SAMPLES = 400
+_RECORDER_FACTS = ("name", "confirms", "file", "topics", "exclude", "boot", "host", "pid")
 _DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _JSON_STARTS = frozenset(bytes([letter]) for letter in b'{["-0123456789tfn')
 _DECLARED = {"number": "float", "integer": "int", "boolean": "bool", "string": "str"}
@@ -825,11 +826,12 @@ class Builder:
         return self.file[name]
 
     def _provenance(self, content: dict[str, Any]) -> None:
+        self.account.confirms = content.get("confirms", True) is True
         group = self.file["provenance"]
         provenance = content.get("provenance")
         facts = dict(provenance) if isinstance(provenance, dict) else {}
         facts["session"] = content.get("session")
-        facts["recorder"] = {key: content.get(key) for key in ("file", "topics", "exclude", "boot", "host", "pid")}
+        facts["recorder"] = {key: content.get(key) for key in _RECORDER_FACTS if key in content}
         for name, value in facts.items():
             if isinstance(value, str):
                 value = redacted_text(value)

@@ -230,7 +230,7 @@ class FaultBench:
         elif "recorder" in name:
             self._spawn(
                 name, "ether.recorder.ingest",
-                {"url": self.url, "file": str(file or self.file), "topics": ["#"], "exclude": [], "log_level": "INFO",
+                {"name": name, "url": self.url, "file": str(file or self.file), "topics": ["#"], "exclude": [], "log_level": "INFO",
                  "session": {"id": "s1", "name": "faults"}, "max_segment_bytes": 1 << 20, "start_timeout": 60.0},
             )  # fmt: skip
         else:

@@ -25,6 +25,8 @@ from typing import Any
 
 import pytest
 
+from ether.recorder.reader import open_recording
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 COMMAND = [sys.executable, "-W", "error", "-m", "ether.cli"]
@@ -506,6 +508,28 @@ def test_the_shipped_pipeline_runs_and_is_complete(bench: Bench) -> None:
     said = bench.run("up", str(ROOT / "configs" / "pipeline.yaml"), "--for", "2s")
 
     assert ", complete, " in said.splitlines()[-1]
+
+
+def test_a_second_recorder_beside_a_session_has_the_same_and_leaves_with_it(bench: Bench) -> None:
+    up = bench.start("up", str(ROOT / "configs" / "pipeline.yaml"))
+    up.until("ready:")
+    beside = bench.start("record", "copy of it.h5", "--name", "archive")
+    beside.until("ready: archive")
+    assert "there is an instance 'archive' already" in bench.run("record", "other.h5", "--name", "archive", code=1)
+    bench.start("record", "third.h5", "--name", "third", "--topic", "nothing/#").until("ready: third")
+    third = bench.started[-1]
+    third.process.send_signal(signal.SIGINT)
+    assert (third.finish()[0], "recorded: third.h5, complete" in third.said[-1]) == (0, True)
+    bench.run("annotate", "both have this")
+    up.process.send_signal(signal.SIGINT)
+
+    code, said = up.finish()
+    assert (code, "archive" in said) == (0, True)
+    code, said = beside.finish()
+    assert (code, "recorded: copy of it.h5, complete" in said) == (0, True), said
+    with open_recording(bench.folder / "copy of it.h5") as recording:
+        assert [each.text for each in recording.annotations] == ["both have this"]
+    assert not (bench.folder / "other.h5").exists()
 
 
 def test_remarks_and_runs_from_the_command_line_are_in_the_recording(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_parts import FaultBench, compare
+from fault_parts import TOPICS, FaultBench, compare
 
 KINDS = ("recorder", "witness", "broker", "pair", "clock", "stop")
 BATCH = 20
@@ -62,21 +62,28 @@ def test_whatever_dies_every_message_is_recorded_once(bench: FaultBench, schedul
 
 
 def test_two_recorders_in_one_namespace_have_everything_each(bench: FaultBench, tmp_path: Path, capfd, tell) -> None:
+    """Publishers wait for the one that is called `recorder`; the other listens."""
     other = tmp_path / "other.h5"
     bench.start("recorder")
-    bench.start("second recorder", other)
+    bench.start("second-recorder", other)
     bench.start("witness")
     bench.more_sent(200)
-    bench.start("third recorder", bench.file)  # one file is for one of them
-    assert bench.bury("third recorder") == 1
+    bench.start("third-recorder", bench.file)  # one file is for one of them
+    assert bench.bury("third-recorder") == 1
     bench.kill("recorder")
+    confirmed = bench.confirmations
+    bench.more_sent(200)
+    assert bench.confirmations == confirmed
     bench.start("recorder")
     bench.more_sent(200)
 
-    report = bench.end()  # the command to stop is for both
+    report = bench.end()
 
-    assert bench.bury("second recorder") == 0
-    compare(bench.folder, other, bench.verify(other))
+    assert bench.stop("second-recorder") == 0
+    second = bench.verify(other)
+    compare(bench.folder, other, second)
+    assert {tally["level"] for tally in report["tallies"] if tally["topic"] in TOPICS} == {"L3"}
+    assert {tally["level"] for tally in second["tallies"] if tally["topic"] in TOPICS} == {"L1"}
     assert "another process writes this journal" in capfd.readouterr().err
     tell(bench.figures(report))
 

@@ -819,9 +819,15 @@ def _fail(member: Any, exc: BaseException, reload_it: bool) -> None:
     from ether import process, reload
 
     sources = reload.Sources(reload.files_of(exc)) if reload_it else None  # before anybody knows, and mends them
-    trace = "".join(traceback.format_exception(exc))
-    logger.error("%s: cannot start: %s: %s", member.name, type(exc).__name__, exc, exc_info=exc)
-    member.set_status(State.LOST, f"{type(exc).__name__}: {exc}\n{trace}")
+    detail = f"{type(exc).__name__}: {exc}"
+    ours = Path(__file__).parent
+    places = [Path(frame.filename) for frame in traceback.extract_tb(exc.__traceback__)]
+    if isinstance(exc, EtherError) and all(place.is_relative_to(ours) for place in places):
+        logger.error("%s: cannot start: %s", member.name, detail)  # no line of the user's leads to it
+    else:
+        logger.error("%s: cannot start: %s", member.name, detail, exc_info=exc)
+        detail += "\n" + "".join(traceback.format_exception(exc))
+    member.set_status(State.LOST, detail)
     if sources is not None:
         process.on_orphaned(lambda: os._exit(1))
         path = sources.wait(threading.Event())

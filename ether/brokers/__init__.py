@@ -88,7 +88,7 @@ def choose(
         kind: ``auto`` (Mosquitto where it is installed, else the embedded one), ``external``, or one that is started:
             of `KINDS` or of another package.
         url: of the external one.
-        listen: ``host:port`` of one we start; None is 127.0.0.1 at MQTT's port, or a free one where that is taken.
+        listen: ``host:port`` of one we start, port 0 for any; None is 127.0.0.1 at MQTT's port, else any.
         folder: where one we start keeps what must survive it; a temporary folder by default.
         security: users, TLS and WebSocket of one we start.
         limits: what a client may ask of one we start.

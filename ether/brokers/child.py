@@ -160,8 +160,8 @@ class ChildBroker:
 
     def _start_at_a_port(self) -> None:
         """Start at the given port; without one, at MQTT's or any: if it is taken after our look, we look again."""
-        if self._given:
-            if self.port and free_port(self.host, self.port) != self.port:
+        if self._given and self.port:
+            if free_port(self.host, self.port) != self.port:
                 raise BrokerError(f"broker.listen {self.host}:{self.port}: the port is taken")
             self._start()
             return

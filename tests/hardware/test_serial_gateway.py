@@ -174,6 +174,13 @@ def test_a_session_does_not_start_without_its_board_and_says_so_in_one_line(ethe
     assert str(caught.value).startswith(f"bench1: no port {tmp_path / 'ttyNone'}; there ")
     assert "\n" not in str(caught.value)
 
+    block["kwargs"] |= {"topics": {"temp": "lab/+"}}
+    with pytest.raises(Exception, match="for subscribing") as caught:
+        ether.tap({"broker": "embedded", "record": "off", "instances": {"bench1": block}})
+
+    assert str(caught.value).startswith("bench1: TopicError: topic 'lab/+': ")
+    assert "\n" not in str(caught.value)
+
 
 # --- the command
 

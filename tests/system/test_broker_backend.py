@@ -18,6 +18,7 @@ from ether.brokers.child import guarded
 from ether.cli import main
 from ether.config import Config
 from ether.errors import BrokerError, ConfigError
+from ether.mqtt import Connection
 
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
@@ -123,3 +124,16 @@ def test_a_broker_of_ours_goes_as_soon_as_its_parent_and_its_clients_are_gone(tm
     assert broker.wait(4.0) == -signal.SIGTERM
     until(lambda: not folder.exists())
     os.close(line)
+
+
+@pytest.mark.parametrize("kind", ["embedded", "mosquitto"])
+def test_port_0_is_any_that_is_free(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if kind == "mosquitto":
+        request.getfixturevalue("mosquitto")
+    with brokers.choose(kind, listen="127.0.0.1:0", folder=str(tmp_path)) as broker:
+        address, _, port = broker.url.rpartition(":")
+
+        assert (address, int(port) > 0) == ("mqtt://127.0.0.1", True)
+        connection = Connection(broker.url, "probe")
+        connection.open(10)
+        connection.close(1)

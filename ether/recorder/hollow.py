@@ -2,6 +2,8 @@
 
 The typed arrays and byte strings of a CBOR payload that are fields of it, of `LEAST` bytes or more, go into columns as
 they are. `/raw` has such a payload without them, flagged `FLAG_HOLLOW`; CBOR itself says where they were and how long.
+A payload that is bytes and nothing else, as a picture that a foreign camera sends, is a column as a whole; `/raw` has
+nothing of it then.
 """
 
 from __future__ import annotations
@@ -39,8 +41,15 @@ class Hole(NamedTuple):
     """As they travel; empty for a byte string."""
 
 
+_ANY = -1
+_WHOLE = Hole(("value",), 0, _ANY, "")
+"""All of a payload."""
+
+
 def hollowed(payload: bytes) -> bytes | None:
-    """Return a payload without the bytes that columns hold; None where there are none, or it is not plain CBOR."""
+    """Return a payload without the bytes that columns hold; None where there are none, or CBOR that is not plain."""
+    if not payload.startswith(codecs.CBOR_MAGIC):
+        return None if _is_text(payload) else b""
     holes = _holes(payload, hollow=False)
     if not holes:
         return None
@@ -49,6 +58,15 @@ def hollowed(payload: bytes) -> bytes | None:
         pieces.append(payload[start : hole.place])
         start = hole.place + hole.length
     return b"".join([*pieces, payload[start:]])
+
+
+def _is_text(payload: bytes) -> bool:
+    """Return whether a payload is text or JSON to `codecs.decode`, which takes anything else for bytes."""
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _holes(payload: bytes, *, hollow: bool) -> list[Hole]:
@@ -164,6 +182,8 @@ class Columns:
         Raises:
             ValueError: the columns do not hold it.
         """
+        if not payload:
+            return self._bytes(_WHOLE, row, rows)
         pieces: list[bytes] = []
         start = 0
         for hole in _holes(payload, hollow=True):
@@ -182,9 +202,9 @@ class Columns:
             values = self._rows(name, first, last)
             assert values is not None
             found = np.ascontiguousarray(values.astype(hole.dtype or "u1", copy=False)).tobytes()
-            if len(found) == hole.length:
+            if hole.length in (len(found), _ANY):
                 return found
-        raise ValueError(f"no column holds the {hole.length} bytes of {'.'.join(hole.keys)}")
+        raise ValueError(f"no column holds the bytes of {'.'.join(hole.keys)}")
 
     def _rows(self, name: str, first: int, last: int) -> np.ndarray | None:
         """Return rows of a dataset, reading ahead: messages come in the order of their rows. None where it is not."""

@@ -68,6 +68,9 @@ CASES: dict[str, tuple[list[bytes], list[bool]]] = {
     "of no length": ([codecs.CBOR_MAGIC + b"\xbf\x61a" + cbor2.dumps(b"x" * 300) + b"\xff"], [False]),
     "another order": ([cbor({"a": cbor2.CBORTag(1040, [[2, 50], cbor2.CBORTag(86, np.arange(100.0).tobytes())])})], [False]),
     "no map": ([cbor(b"x" * 300)], [False]),
+    "pictures of a foreign camera": ([b"\xff\xd8" + RANDOM.bytes(3000 + n) for n in range(3)], [True] * 3),
+    "pictures, and words between": ([b"\xff\xd8" + RANDOM.bytes(300), b"busy " * 99, b"{" + b"\xff" * 300, b"[1]" + b" " * 300],
+                                    [True, False, True, False]),
     "cut off": ([says(0, {"a": np.arange(99)})[:-150]], [False]),
 }  # fmt: skip
 

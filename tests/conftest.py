@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import secrets
@@ -168,6 +169,7 @@ class BrokerProcess:
     """A broker outside of any session."""
 
     kind: str
+    """`embedded`, `forgetful` (the same without a disk), or `mosquitto`."""
     folder: Path
     port: int
     process: subprocess.Popen[bytes] | None = None
@@ -182,10 +184,12 @@ class BrokerProcess:
         if self.kind == "embedded":
             command = [sys.executable, "-m", "ether_broker", "--listen", f"127.0.0.1:{self.port}"]
             command += ["--data", str(self.folder / "data")]
+        elif self.kind == "forgetful":
+            command = [sys.executable, "-m", "ether_broker", "--listen", f"127.0.0.1:{self.port}"]
         else:
             lines = [f"listener {self.port} 127.0.0.1", "allow_anonymous true", "log_type error"]
             if not self.plain:
-                lines += ["max_queued_messages 100000", "set_tcp_nodelay true"]
+                lines += ["max_queued_messages 100000", "max_inflight_messages 10000", "set_tcp_nodelay true"]
             if os.geteuid() == 0:
                 lines.append("user root")
             (self.folder / "mosquitto.conf").write_text("\n".join(lines) + "\n")
@@ -345,6 +349,42 @@ def raw() -> Iterator[Callable[..., Raw]]:
     yield connect
     for client in clients:
         client.close()
+
+
+# --- disks to fill, figures to keep
+
+
+@pytest.fixture
+def mount_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mount an empty disk of a size such as `24m`; skips where that is not allowed."""
+    mounted: list[Path] = []
+
+    def mount(size: str) -> Path:
+        disk = tmp_path / f"disk-{len(mounted)}"
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a small disk is not allowed here")
+        mounted.append(disk)
+        return disk
+
+    yield mount
+    for disk in mounted:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
+    """Print figures; those of a soak are kept, too."""
+
+    def tell(figures: dict[str, Any]) -> None:
+        line = json.dumps({"test": request.node.name, **figures})
+        print(line)
+        if os.environ.get("SOAK_ROUNDS"):
+            with open(os.environ.get("SOAK_FIGURES", "build/soak.jsonl"), "a") as file:
+                file.write(line + "\n")
+
+    return tell
 
 
 # --- certificates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,13 @@ def recover(
     from ether.recorder import recovery
 
     if not path.is_dir():
-        _show(recovery.recover(path), json)
+        try:
+            _show(recovery.recover(path), json)
+        except RecordingError as exc:
+            if exc.__cause__ is None:
+                raise
+            _failed(exc)
+            os._exit(exc.exit_code)  # HDF5 crashes interpreters that exit with what a full disk did not take
         return 0
     code = 0
     recordings = recovery.unfinished(path)

@@ -1,14 +1,20 @@
-"""The disk that a recording goes to: what is left of it, and for how long."""
+"""The disk that a recording goes to: what is left of it, for how long, and which errors are its."""
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 import shutil
 from collections import deque
 from pathlib import Path
 
 from ether import clock
 
-__all__ = ["Disk"]
+__all__ = ["Disk", "demand", "trouble"]
+
+_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+_TOLD_BY_HDF5 = re.compile(r"\berrno = (\d+)")
 
 _SAMPLE_S = 2.0
 _WINDOW_S = 600.0
@@ -87,3 +93,20 @@ def _size(count: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.0f} min"
+
+
+def trouble(exc: OSError | RuntimeError) -> str:
+    """Return in a few words what an error tells of a disk that takes nothing; empty where it tells of something else.
+
+    What HDF5 had in its cache and could not write any more is a RuntimeError, with the number in its text.
+    """
+    number = getattr(exc, "errno", None)
+    if number is None and (told := _TOLD_BY_HDF5.search(str(exc))):
+        number = int(told[1])
+    return os.strerror(number) if number in _TROUBLE else ""
+
+
+def demand(folder: Path, size: int) -> None:
+    """Raise the OSError of a full disk where so many bytes do not fit: HDF5 crashes whoever runs out of room."""
+    if shutil.disk_usage(folder).free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))

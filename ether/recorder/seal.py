@@ -29,6 +29,7 @@ from ether.checksum import crc32
 from ether.errors import EtherError, RecordingError
 from ether.journal import JournalReader, Record, drop_segments, sync_directory
 from ether.recorder import layout
+from ether.recorder.disk import demand, trouble
 from ether.recorder.entries import Kind, journal_folder, unpack
 from ether.recorder.hollow import Columns
 from ether.recorder.marker import SEALER, WRITER, hold
@@ -193,25 +194,34 @@ def recover(file: str | os.PathLike[str]) -> bool:
 
     Raises:
         JournalError: the journal is being written by a running recorder, or cannot be read.
-        RecordingError: the rebuilt file does not hold what the journal holds.
+        RecordingError: the rebuilt file does not hold what the journal holds, or cannot be written.
     """
     target = first_of(Path(file).absolute())
     journal = journal_folder(target)
     if not journal.is_dir():
         return False
     with Held(journal):
-        resume = Resume.load(journal)
-        raw_only = _raw_only(journal, resume.start)
-        with JournalReader(journal, start=resume.start) as reader:
-            records = iter(reader)
-            while (part := _rebuild(target, resume, reader, records, raw_only)).end is not None:
-                seal(part, journal)
-                resume = Resume.load(journal)
-        if part.messages or part.number > 1 or not target.exists():
-            seal(part, journal)
-        else:
-            _drop(journal)
+        try:
+            _recover(target, journal)
+        except (OSError, RuntimeError) as exc:
+            if not (why := trouble(exc)):
+                raise
+            raise RecordingError(f"{target}: cannot be written: {why}; the journal beside it has everything") from exc
     return True
+
+
+def _recover(target: Path, journal: Path) -> None:
+    resume = Resume.load(journal)
+    raw_only = _raw_only(journal, resume.start)
+    with JournalReader(journal, start=resume.start) as reader:
+        records = iter(reader)
+        while (part := _rebuild(target, resume, reader, records, raw_only)).end is not None:
+            seal(part, journal)
+            resume = Resume.load(journal)
+    if part.messages or part.number > 1 or not target.exists():
+        seal(part, journal)
+    else:
+        _drop(journal)
 
 
 def _rebuild(
@@ -224,7 +234,9 @@ def _rebuild(
             builder.take(record)
             if builder.rolled:
                 break
-        return builder.finish(file, reader)
+        part = builder.finish(file, reader)
+        demand(part.work.parent, part.work.stat().st_size)  # the sealed one is hardly larger
+        return part
     except BaseException:
         builder.abandon()
         raise

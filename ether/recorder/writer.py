@@ -7,7 +7,6 @@ HDF5 has crashed interpreters on full disks; here that costs a rebuild from the 
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -32,6 +31,7 @@ from ether.recorder import layout
 from ether.recorder.account import NOBODY, Account, numbering, readings_in
 from ether.recorder.columns import Block, Group, flatten, new_dataset, write_rows
 from ether.recorder.device_clock import DeviceClock, Sample
+from ether.recorder.disk import trouble
 from ether.recorder.entries import ANSWERS_KEPT, DUP, QOS, RESENT, RETAIN, Entry, Kind, unpack
 from ether.recorder.hollow import Columns, hollowed
 from ether.recorder.layout import NONE_ID, NONE_NS
@@ -57,7 +57,6 @@ _LEAST_HOLLOW = 256
 """Of smaller payloads nothing is left out."""
 _LAST_SAMPLES = 400
 _RECORDER_FACTS = ("name", "confirms", "file", "topics", "exclude", "boot", "host", "pid")
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _JSON_STARTS = frozenset(bytes([letter]) for letter in b'{["-0123456789tfn')
 _DECLARED = {"number": "float", "integer": "int", "boolean": "bool", "string": "str"}
 
@@ -1103,10 +1102,10 @@ def main() -> None:
     except SealFailed:
         logger.error("recorder: a part cannot be sealed; it is built again from the journal")
         os._exit(4)
-    except OSError as exc:
-        if exc.errno not in _DISK_TROUBLE:
+    except (OSError, RuntimeError) as exc:
+        if not (why := trouble(exc)):
             raise
-        logger.error("recorder: the file cannot be written: %s", os.strerror(exc.errno))
+        logger.error("recorder: the file cannot be written: %s", why)
         os._exit(4)  # HDF5 crashes interpreters that exit with unwritten data on a full disk
     if held is not None:
         held.close()

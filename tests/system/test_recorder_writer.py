@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_parts import wait_until
 
 from ether import clock
 from ether.journal import Journal
@@ -57,3 +60,25 @@ def test_a_message_that_kills_the_writer_three_times_is_set_aside(
     report = verify(file)
     assert (report.complete, report.messages, report.undecoded) == (True, 3, 1)
     assert "keeps dying" in alarms[0]
+
+
+@pytest.mark.parametrize("size", ["1056k", "1250k"])
+def test_a_writer_without_room_says_so_and_finishes_once_there_is_some(
+    size: str, mount_disk: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """HDF5 crashes an interpreter that exits with what a full disk did not take; and that is no message's fault."""
+    disk = mount_disk(size)
+    notes: list[tuple[Kind, Any]] = []
+    with Journal(disk / ".r.journal", segment_bytes=1 << 20) as journal:
+        for number in range(100):
+            journal.append(head(Kind.MESSAGE, 1, number, number, "lab/oven"), b'"%s"' % (b"x" * 100))
+            journal.commit()
+        journal.append(*note(Kind.END, {"reason": "stop", "connected": True}))
+        journal.commit()
+        writer = WriterProcess(disk / "r.h5", disk / ".r.journal", lambda kind, content: notes.append((kind, content)))
+        wait_until(lambda: writer.watch() or len(notes) == 2, "two attempts")
+        assert all("exit code 4" in content["message"] for _, content in notes), notes
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        wait_until(writer.watch, "the end")
+    assert "No space left on device" in capfd.readouterr().err
+    assert (verify(disk / "r.h5").complete, verify(disk / "r.h5").messages) == (True, 100)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from ether.recorder.disk import Disk
+from ether.recorder.disk import Disk, trouble
 
 
 class Shrinking:
@@ -64,3 +66,18 @@ def test_an_alarm_neither_comes_nor_goes_with_every_byte(space: Shrinking, tmp_p
         (False, False), (True, False), (True, False), (True, False), (False, False),
         (True, False), (True, True), (True, True), (True, True), (True, False),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "x"), os.strerror(errno.ENOSPC)),
+        (OSError(errno.EACCES, "x"), ""),
+        (OSError("Can't write (file write failed: …, errno = 28, error message = …)"), os.strerror(errno.ENOSPC)),
+        (RuntimeError("Can't flush cache (…, errno = 5, error message = …)"), os.strerror(errno.EIO)),
+        (RuntimeError("Unable to flush file"), ""),
+    ],
+    ids=["full", "not allowed", "full, by HDF5", "failing, by HDF5", "nothing of a disk"],
+)
+def test_what_the_disk_did_is_told_from_the_rest(error: OSError | RuntimeError, told: str) -> None:
+    assert trouble(error) == told

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -166,3 +168,28 @@ def test_the_command_tells_programs_what_it_made(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out) == {
         "recording": str(tmp_path / "a.h5"), "made": True, "messages": 3, "from_outboxes": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", ["6m", "7m", "10m"])
+def test_without_room_there_is_one_clear_line_and_all_is_there_for_the_next_attempt(
+    size: str, mount_disk: Callable[[str], Path]
+) -> None:
+    """The disk is full while the file is built, when it is flushed, and where it would be sealed."""
+    disk = mount_disk(size)
+    file = disk / "r.h5"
+    with Journal(journal_folder(file), segment_bytes=1 << 20) as journal:
+        for number in range(300):
+            journal.append(head(Kind.MESSAGE, 1, number, number, "lab/oven"), b'"%s"' % (b"x" * 10_000))
+            journal.commit()
+        journal.append(*note(Kind.END, {"reason": "stop", "connected": True}))
+        journal.commit()
+    command = [sys.executable, "-m", "ether.cli", "recover", str(file)]
+
+    refused = subprocess.run(command, capture_output=True, text=True)
+
+    assert refused.returncode == 1, refused
+    said = f"ether: {file}: cannot be written: No space left on device; the journal beside it has everything"
+    assert refused.stderr.splitlines()[-1] == said
+    subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert (verify(file).complete, verify(file).messages) == (True, 300)

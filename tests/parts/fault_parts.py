@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from order import PUBACK, PUBLISH, Packets
 
-from ether import ether_pub, ether_start, process, topics
+from ether import codecs, ether_pub, ether_start, process, topics
 from ether.model import Message
 from ether.mqtt import MAX_PAYLOAD, Connection, Receipt
 from ether.outbox import leftovers, outbox_folder
@@ -35,6 +36,8 @@ from ether.recorder.reader import open_recording
 TOPICS = ("witness/reading", "witness/frame")
 STOP_S = 10.0 if os.environ.get("SOAK_ROUNDS") else 2.0
 """A process that is stopped sleeps for so long."""
+MOST_RESENT, DRAIN_S = 3, 30.0
+"""So often a message is sent again at most, in the mean; and so soon all is stored after the last fault."""
 
 
 class Witness:
@@ -97,6 +100,7 @@ def compare(folder: Path, file: Path, report: dict[str, Any]) -> None:
                 assert stored.tolist() == list(range(len(stored))), f"{topic} of {start}: not each once"
                 if len(stored):
                     expected.append((topic, len(stored), len(stored), len(stored), 0))
+            assert not len(recording.gaps)
             known = {counted.name.split("-", 2)[2] for counted in folder.glob("sent-*")}
             assert set(starts.tolist()) <= known
     assert tallies == sorted(expected)
@@ -105,17 +109,15 @@ def compare(folder: Path, file: Path, report: dict[str, Any]) -> None:
     assert report["complete"] is True
 
 
-class Cutter:
-    """A TCP proxy that cuts each connection, in the middle of a packet, after a random number of bytes."""
+class _Proxy:
+    """A TCP proxy in front of a broker; what it does to what passes is in `_pump`."""
 
-    def __init__(self, port: int, rng: random.Random, most: int) -> None:
+    def __init__(self, port: int) -> None:
         self.behind = port
-        self.cuts = 0
-        self.most = most
-        self._rng = rng
+        self.connections = 0
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
-        self.cutting = True
+        self.url = f"mqtt://127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -127,10 +129,30 @@ class Cutter:
                 except OSError:
                     front.close()
                     continue
-                for one, other in ((front, back), (back, front)):
-                    threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+                self.connections += 1
+                for ends in ((front, back, True), (back, front, False)):
+                    threading.Thread(target=self._pump, args=(*ends, self.connections), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, to_broker: bool, connection: int) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+
+class Cutter(_Proxy):
+    """Cuts each connection, in the middle of a packet, after a random number of bytes."""
+
+    def __init__(self, port: int, rng: random.Random, most: int) -> None:
+        self.cuts = 0
+        self.most = most
+        self.cutting = True
+        self._rng = rng
+        super().__init__(port)
+
+    def _pump(self, source: socket.socket, target: socket.socket, to_broker: bool, connection: int) -> None:
         left = self._rng.randint(1, 60_000) * 2
         try:
             while data := source.recv(65_536):
@@ -151,9 +173,71 @@ class Cutter:
 
     def close(self) -> None:
         self.cutting = False
-        with contextlib.suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+        super().close()
+
+
+class Sieve(_Proxy):
+    """Reads along, packet by packet: withholds what it is told to, and knows which acknowledgements are not in order.
+
+    Args:
+        port: of the broker behind.
+        withheld: topic to numbers of messages that never reach the broker; their publisher is told that they did.
+    """
+
+    def __init__(self, port: int, withheld: dict[str, set[int]] | None = None) -> None:
+        self.withheld = {topic: set(numbers) for topic, numbers in (withheld or {}).items()}
+        """What is still to come."""
+        self.unacknowledged: dict[int, set[int]] = {}
+        """Of each connection: packet ids that its client was sent, and has not acknowledged."""
+        self.acknowledged = 0
+        self.stale: list[tuple[int, int]] = []
+        """Connection and packet id where a client acknowledged what that connection had not brought."""
+        super().__init__(port)
+
+    def _pump(self, source: socket.socket, target: socket.socket, to_broker: bool, connection: int) -> None:
+        packets = Packets()
+        try:
+            while data := source.recv(65_536):
+                passing = []
+                for kind, flags, body, packet in packets.feed(data):
+                    if to_broker and kind == PUBLISH and (identity := self._withholds(flags, body)):
+                        source.sendall(bytes([PUBACK << 4, 2]) + identity)
+                        continue
+                    self._note(
+                        kind, flags, body, to_broker, self.unacknowledged.setdefault(connection, set()), connection
+                    )
+                    passing.append(packet)
+                target.sendall(b"".join(passing))
+        except OSError:
+            pass
+        for each in (source, target):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+    def _withholds(self, flags: int, body: bytes) -> bytes:
+        """Return the packet id of a message that is not to pass."""
+        end = 2 + int.from_bytes(body[:2], "big")
+        numbers = self.withheld.get(body[2:end].decode(), set())
+        envelope = codecs.envelope_of(body[end + 2 :]) if numbers and flags & 6 == 2 else None
+        if envelope is None or envelope.n not in numbers:
+            return b""
+        numbers.remove(envelope.n)
+        return body[end : end + 2]
+
+    def _note(
+        self, kind: int, flags: int, body: bytes, to_broker: bool, unacknowledged: set[int], connection: int
+    ) -> None:
+        if kind == PUBLISH and not to_broker and flags & 6:
+            end = 2 + int.from_bytes(body[:2], "big")
+            unacknowledged.add(int.from_bytes(body[end : end + 2], "big"))
+        elif kind == PUBACK and to_broker:
+            identity = int.from_bytes(body[:2], "big")
+            self.acknowledged += 1
+            if identity in unacknowledged:
+                unacknowledged.remove(identity)
+            else:
+                self.stale.append((connection, identity))
 
 
 class JumpingClock:
@@ -196,15 +280,24 @@ class FaultBench:
         self.url = broker.url
         self.cutter: Cutter | None = None
         self.status: dict[str, Any] = {}
+        self.resent: dict[str, int] = {}
+        """How many messages each start of the witness has sent again, by its own count."""
+        self.drained_s = 0.0
+        """How long it took until all was stored, from the last fault on."""
+        self._quiet_since = time.monotonic()
         self.confirmations = 0
         self._watch = Connection(broker.url, "watch")
         self._watch.on_message = self._hear
-        self._watch.subscribe([topics.status("recorder"), topics.stored("+")])
+        self._watch.subscribe([topics.status("recorder"), topics.status("witness"), topics.stored("+")])
         self._watch.open(10)
 
     def _hear(self, message: Message, _receipt: Receipt | None) -> None:
         if message.topic == topics.status("recorder"):
             self.status = json.loads(message.payload or b"{}")
+        elif message.topic == topics.status("witness"):
+            said = json.loads(message.payload or b"{}")
+            boot, counts = str(said.get("boot")), said.get("counts") or {}
+            self.resent[boot] = max(self.resent.get(boot, 0), counts.get("resent", 0))
         else:
             self.confirmations += 1
 
@@ -224,14 +317,16 @@ class FaultBench:
         process.give_orders(child, orders)
         self.children[name] = child
 
-    def start(self, name: str, file: Path | None = None) -> None:
+    def start(self, name: str, file: Path | None = None, **orders: Any) -> None:
+        self._quiet_since = time.monotonic()
         if name == "broker":
             self.broker.start()
         elif "recorder" in name:
             self._spawn(
                 name, "ether.recorder.ingest",
-                {"name": name, "url": self.url, "file": str(file or self.file), "topics": ["#"], "exclude": [], "log_level": "INFO",
-                 "session": {"id": "s1", "name": "faults"}, "max_segment_bytes": 1 << 20, "start_timeout": 60.0},
+                {"name": name, "url": self.url, "file": str(file or self.file), "topics": ["#"], "exclude": [],
+                 "log_level": "INFO", "session": {"id": "s1", "name": "faults"}, "max_segment_bytes": 1 << 20,
+                 "start_timeout": 60.0, **orders},
             )  # fmt: skip
         else:
             outbox = {"folder": str(self.outbox), "topics": ["#"], "exclude": []}
@@ -242,7 +337,7 @@ class FaultBench:
                  "shown": {}, "pickled": "", "marks": {}, "params": {}, "outbox": outbox, "recorded": False,
                  "started": True, "reload": False,
                  "start_timeout": 60.0, "drain_timeout": 10.0, "largest_payload": MAX_PAYLOAD,
-                 "hang_after": None, "restart_hung": False},
+                 "hang_after": None, "restart_hung": False, **orders},
             )  # fmt: skip
 
     def kill(self, name: str) -> None:
@@ -313,11 +408,12 @@ class FaultBench:
             threading.Event().wait(STOP_S)
         finally:
             child.send_signal(signal.SIGCONT)
+            self._quiet_since = time.monotonic()
 
     def cut_connections(self, count: int) -> None:
         """From now on, processes that start connect through a proxy that cuts."""
         self.cutter = Cutter(self.broker.port, self.rng, count)
-        self.url = f"mqtt://127.0.0.1:{self.cutter.port}"
+        self.url = self.cutter.url
 
     # --- the end
 
@@ -326,6 +422,8 @@ class FaultBench:
         if self.cutter is not None:
             self.faults["connection cut"] = self.cutter.cuts
             self.cutter.cutting = False
+            self._quiet_since = time.monotonic()
+        settling_since = self._quiet_since
         self._await(self.ready, "the recorder being ready")
         (self.folder / "halt").touch()
         for _ in range(10):
@@ -334,6 +432,9 @@ class FaultBench:
                 break
             self.start("witness")  # some of what starts before it left takes longer than an instance waits
         assert not leftovers(self.outbox), f"the outboxes are not settled: {leftovers(self.outbox)}"
+        self.drained_s = time.monotonic() - settling_since
+        assert self.drained_s < DRAIN_S
+        assert sum(self.resent.values()) <= MOST_RESENT * self.sent()
         assert self.stop("recorder") == 0
         assert not journal_folder(self.file).exists()
         report = self.verify()
@@ -365,7 +466,10 @@ class FaultBench:
     def figures(self, report: dict[str, Any]) -> dict[str, Any]:
         stored = sum(tally["stored"] for tally in report["tallies"])
         duplicates = sum(tally["duplicates"] for tally in report["tallies"])
-        return {"faults": dict(self.faults), "published": self.sent(), "stored": stored, "came again": duplicates}
+        return {
+            "faults": dict(self.faults), "published": self.sent(), "stored": stored, "came again": duplicates,
+            "sent again": sum(self.resent.values()), "drained after s": round(self.drained_s, 1),
+        }  # fmt: skip
 
     def close(self) -> None:
         for name, child in list(self.children.items()):

@@ -12,7 +12,7 @@ _CALLS = "write,pwrite64,writev,pwritev,fdatasync,fsync,recvfrom,recvmsg,read,se
 _LINE = re.compile(r"(\d+) +(<\.\.\. )?(\w+)(?:\(| resumed>)(.*)")
 _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _VALUE = re.compile(rb'"value":(\d+),"_ether"')
-_PUBLISH, _PUBACK = 3, 4
+PUBLISH, PUBACK = 3, 4
 
 
 def strace(log: Path, *more: str) -> list[str]:
@@ -41,17 +41,19 @@ class Order:
     confirmed: int = -1
     syncs: int = 0
     failed_syncs: int = 0
+    synced_again: list[str] = field(default_factory=list)
+    """Files that were synced after a sync of them had failed: it would succeed, and mean nothing."""
     early: list[str] = field(default_factory=list)
 
 
-class _Packets:
+class Packets:
     """Cuts a byte stream into MQTT packets."""
 
     def __init__(self) -> None:
         self._held = b""
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes]]:
-        """Yield type, flags and body of each packet that is whole."""
+    def feed(self, data: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
+        """Yield type, flags and body of each packet that is whole, and the packet itself."""
         self._held += data
         while len(self._held) > 1:
             length = shift = 0
@@ -65,7 +67,7 @@ class _Packets:
             end = place + 1 + length
             if len(self._held) < end:
                 return
-            yield self._held[0] >> 4, self._held[0] & 15, self._held[place + 1 : end]
+            yield self._held[0] >> 4, self._held[0] & 15, self._held[place + 1 : end], self._held[:end]
             self._held = self._held[end:]
 
 
@@ -74,10 +76,11 @@ def order(log: Path, port: int, topic: str) -> Order:
 
     A call counts from its begin where it tells, and from its end where it makes durable.
     """
-    found, incoming, outgoing = Order(), _Packets(), _Packets()
+    found, incoming, outgoing = Order(), Packets(), Packets()
     written: set[int] = set()
     durable: set[int] = set()
     received: dict[int, int] = {}
+    hurt: set[str] = set()
     for call, rest, ended in _calls(log):
         data = b"".join(bytes.fromhex(text.replace("\\x", "")) for text in _STRING.findall(rest))
         peer = f"->127.0.0.1:{port}]" in rest
@@ -87,6 +90,10 @@ def order(log: Path, port: int, topic: str) -> Order:
             failed = "= 0" not in rest
             found.syncs += not failed
             found.failed_syncs += failed
+            if _path(rest) in hurt:
+                found.synced_again.append(_path(rest))
+            if failed:
+                hurt.add(_path(rest))
             if not failed:
                 durable |= written
             written = set()  # after a failed sync nothing of it counts: it must be written anew
@@ -118,9 +125,9 @@ def _calls(log: Path) -> Iterator[tuple[str, str, bool]]:
                 yield call, whole, True
 
 
-def _take(incoming: _Packets, data: bytes, topic: str, received: dict[int, int]) -> None:
-    for kind, flags, body in incoming.feed(data):
-        if kind == _PUBLISH:
+def _take(incoming: Packets, data: bytes, topic: str, received: dict[int, int]) -> None:
+    for kind, flags, body, _ in incoming.feed(data):
+        if kind == PUBLISH:
             end = 2 + int.from_bytes(body[:2], "big")
             if flags & 6:
                 number = int.from_bytes(body[end : end + 2], "big")
@@ -129,16 +136,16 @@ def _take(incoming: _Packets, data: bytes, topic: str, received: dict[int, int])
 
 
 def _judge(
-    outgoing: _Packets, data: bytes, topic: str, received: dict[int, int], durable: set[int], found: Order
+    outgoing: Packets, data: bytes, topic: str, received: dict[int, int], durable: set[int], found: Order
 ) -> None:
-    for kind, _, body in outgoing.feed(data):
-        if kind == _PUBACK:
+    for kind, _, body, _ in outgoing.feed(data):
+        if kind == PUBACK:
             value = received.get(int.from_bytes(body[:2], "big"), -1)
             if value >= 0:
                 found.acknowledged += 1
                 if value not in durable:
                     found.early.append(f"acknowledged {value}")
-        elif kind == _PUBLISH and b"/stored/" in body[:100]:
+        elif kind == PUBLISH and b"/stored/" in body[:100]:
             content = json.loads(body[body.index(b"{") :])
             watermark = content["topics"].get(topic, -1)
             lacking = set(range(found.confirmed + 1, watermark + 1)) - durable

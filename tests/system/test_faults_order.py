@@ -56,3 +56,5 @@ def test_nothing_is_told_before_the_sync_that_covers_it(broker: Any, tmp_path: P
     assert (found.acknowledged, found.confirmed) == (COUNT, COUNT - 1)
     assert found.syncs > 5
     assert found.failed_syncs > 0
+    assert found.synced_again == []
+    assert any(b'"alert"' in payload for payload in said)

@@ -5,19 +5,25 @@ A short mixed schedule for each broker here; `make soak` runs each fault alone, 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_parts import TOPICS, FaultBench, compare
+from fault_parts import TOPICS, FaultBench, Sieve, compare, wait_until
+
+from ether.recorder.reader import open_recording
 
 KINDS = ("recorder", "witness", "broker", "pair", "clock", "stop")
 BATCH = 20
 BATCHES = int(os.environ.get("SOAK_ROUNDS", "0")) // BATCH
 """A soak is made of recordings of 20 faults each; without it there is one recording with a fault of each kind."""
+KILLS = ["recorder"] * 50 + ["broker"] * 5 if BATCHES else ["recorder", "broker"] * 2
+PILED = 100_000 if BATCHES else 2000
+"""So many messages come while there is no recorder."""
+UNACKNOWLEDGED = 500
+WITHHELD = 137
 SEED = int(os.environ.get("SOAK_SEED", "4"))
 SCHEDULES = {
     f"{kind}-{batch}": [kind] * (BATCH // 10 if kind == "stop" else BATCH) for batch in range(BATCHES) for kind in KINDS
@@ -31,20 +37,6 @@ def bench(nothing_left: None, plain_broker: Any, tmp_path: Path) -> Iterator[Fau
     bench = FaultBench(plain_broker, tmp_path, seed=SEED)
     yield bench
     bench.close()
-
-
-@pytest.fixture
-def tell(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
-    """Note the figures of a soak."""
-
-    def tell(figures: dict[str, Any]) -> None:
-        line = json.dumps({"test": request.node.name, **figures})
-        print(line)
-        if BATCHES:
-            with open(os.environ.get("SOAK_FIGURES", "build/soak.jsonl"), "a") as file:
-                file.write(line + "\n")
-
-    return tell
 
 
 @pytest.mark.parametrize("schedule", list(SCHEDULES))
@@ -97,3 +89,96 @@ def test_connections_cut_at_any_byte_cost_nothing(bench: FaultBench, tell) -> No
         bench.more_sent(50)
 
     tell(bench.figures(bench.end()))
+
+
+@pytest.mark.parametrize(
+    "broker_kind", ["forgetful", "mosquitto", "embedded"] if BATCHES else ["forgetful"], indirect=True
+)
+def test_kills_of_recorder_and_broker_cost_few_repeats_and_little_time(bench: FaultBench, tell) -> None:
+    """Brokers that forget all they have when they are killed; repeats and time are bounded where a recording ends."""
+    bench.start("recorder")
+    bench.start("witness")
+    bench.rng.shuffle(faults := list(KILLS))
+    for fault in faults:
+        bench.round(fault)
+
+    report = bench.end()
+
+    assert bench.status["counts"]["recorded"] >= bench.sent() // 2
+    tell(bench.figures(report))
+
+
+@pytest.mark.parametrize("broker_kind", ["mosquitto"], indirect=True)  # as delivered it keeps 1,000, and drops the rest
+def test_what_piled_up_while_there_was_no_recorder_is_recorded_without_a_gap(bench: FaultBench, tell) -> None:
+    bench.start("recorder")
+    bench.start("witness", outbox={"folder": str(bench.outbox), "topics": ["#"], "exclude": [], "size": 1 << 30})
+    bench.more_sent(200)
+    bench.kill("recorder")
+    bench.more_sent(PILED)
+    bench.start("recorder")
+
+    report = bench.end()
+
+    assert sum(bench.resent.values()) > PILED // 10
+    tell(bench.figures(report))
+
+
+@pytest.mark.parametrize("broker_kind", ["mosquitto"], indirect=True)
+def test_numbers_withheld_on_the_way_are_listed_exactly(bench: FaultBench, tell) -> None:
+    """A publisher that sends nothing again, behind a network that lies: the recording says what it lacks."""
+    numbers = sorted(bench.rng.sample(range(800), WITHHELD))
+    sieve = Sieve(bench.broker.port, {TOPICS[0]: set(numbers)})
+    bench.start("recorder")
+    bench.url = sieve.url
+    bench.start("witness", outbox=None)
+    wait_until(lambda: not sieve.withheld[TOPICS[0]], "all being withheld")
+    bench.more_sent(20)
+    (bench.folder / "halt").touch()
+    bench.stop("witness")
+    sieve.close()
+    assert bench.stop("recorder") == 0
+
+    report = bench.verify()  # looks at the exit code, too
+
+    tallies = {tally["topic"]: tally for tally in report["tallies"]}
+    holes = tallies[TOPICS[0]]["holes"]
+    assert [number for first, last in holes for number in range(first, last + 1)] == numbers
+    assert (tallies[TOPICS[1]]["missing"], tallies[TOPICS[0]]["missing"]) == (0, WITHHELD)
+    assert (report["complete"], report["damage"]) == (False, [])
+    tell({"withheld": WITHHELD, "listed": tallies[TOPICS[0]]["missing"]})
+
+
+@pytest.mark.parametrize("broker_kind", ["mosquitto"], indirect=True)
+def test_nothing_of_a_connection_is_acknowledged_on_the_next_one(
+    nothing_left, broker, mount_disk, tmp_path, tell
+) -> None:
+    """The broker is killed, and forgets, while the recorder holds hundreds of messages that its disk does not take."""
+    disk = mount_disk("64m")
+    bench = FaultBench(broker, tmp_path, seed=SEED, data=disk)
+    sieve = Sieve(broker.port)
+    try:
+        bench.start("witness")
+        bench.url = sieve.url
+        bench.start("recorder", reserve=16 << 20)
+        wait_until(bench.ready, "the recorder being ready")
+        bench.more_sent(100)
+        (disk / "ballast").write_bytes(bytes(46 << 20))
+        wait_until(lambda: bench.status["state"] == "alert", "the disk being too full")
+        wait_until(lambda: len(sieve.unacknowledged[1]) >= UNACKNOWLEDGED, "messages that are not acknowledged")
+        held = len(sieve.unacknowledged[1])
+        bench.kill("broker")
+        bench.start("broker")
+        wait_until(lambda: len(sieve.unacknowledged.get(2, ())) > 20, "messages over the next connection")
+        (disk / "ballast").unlink()
+
+        report = bench.end()
+
+        assert (sieve.connections, sieve.stale) == (2, [])
+        assert sieve.acknowledged > 200
+        with open_recording(bench.file) as recording:
+            told = [line.message for line in recording.log if "no session of ours" in line.message]
+        assert len(told) == 2  # at the start, and by the broker that forgot
+        tell({**bench.figures(report), "unacknowledged": held})
+    finally:
+        bench.close()
+        sieve.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import socket
+import subprocess
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -49,6 +50,10 @@ def test_code_and_arguments_of_every_instance_are_kept_and_compared(
     workdir: Path, script: Callable[..., Any], nothing_left: None, capsys: Any
 ) -> None:
     Path("scale_parts.py").write_text(SCALE)
+    author = ["-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    for words in (["init", "-q"], ["add", "scale_parts.py"], [*author, "commit", "-q", "-m", "the scale"]):
+        subprocess.run(["git", *words], check=True)
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
     first = script(SCRIPT, "20").end(50)
     assert first.code == 0, first.transcript()
     assert script(SCRIPT.replace("80", "90"), "30").end(50).code == 0
@@ -65,6 +70,8 @@ def test_code_and_arguments_of_every_instance_are_kept_and_compared(
     assert "class Scale" in provenance["sources"][rows["scale"]["source"]]["text"]
     assert (provenance["host"], provenance["platform"]) == (socket.gethostname(), platform.platform())
     assert {"h5py", "numpy", "paho-mqtt"} <= set(provenance["packages"])
+    assert (provenance["git"]["commit"], provenance["git"]["dirty"]) == (commit, True)
+    assert "embedded" in json.dumps(provenance["config"])
     assert "hush-hush" not in json.dumps(provenance)
 
     assert main(["info", "--diff", str(one), str(other), "--json"]) == 0

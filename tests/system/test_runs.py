@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,6 +15,9 @@ import pytest
 
 from ether.errors import SessionError
 from ether.recorder.reader import open_recording
+from ether.recorder.recovery import recover
+
+REMARKS, KILLS = (200, 20) if os.environ.get("SOAK_ROUNDS") else (15, 2)
 
 GUEST = """
 import sys
@@ -48,6 +54,65 @@ def test_an_annotation_that_was_confirmed_survives_kill_9_of_the_recorder(
     with open_recording(ether.shutdown().recording) as recording:
         assert [note.text for note in recording.annotations] == ["added 50 µl 🧪", "after the kill"]
         assert recording.annotations[0].values == {"ul": 50}
+
+
+@pytest.mark.timeout(600 if KILLS > 5 else 60)
+def test_every_remark_that_was_confirmed_is_in_the_file_however_often_the_recorder_is_killed(
+    ether: Any, processes: Callable[[], list[psutil.Process]], until: Callable[..., None], tell: Any
+) -> None:
+    ether.tap({"broker": "embedded"})
+    ether.start_run("through it all")
+    confirmed: list[str] = []
+
+    def annotate() -> None:
+        for number in range(REMARKS):
+            if ether.annotate(f"remark {number}", timeout=60) is True:
+                confirmed.append(f"remark {number}")
+
+    thread = threading.Thread(target=annotate)
+    thread.start()
+    for kill in range(1, KILLS + 1):
+        until(lambda wanted=kill * REMARKS // (KILLS + 1): len(confirmed) >= wanted, 60.0, "remarks")
+        old = recorder(processes)
+        old.kill()
+        until(lambda pid=old.pid: ether.instances()["recorder"].pid not in (pid, None), 60.0, "a new recorder")
+    thread.join()
+
+    with open_recording(ether.shutdown().recording) as recording:
+        assert [note.text for note in recording.annotations] == confirmed
+        assert len(confirmed) == REMARKS
+        assert [(run.name, run.outcome) for run in recording.runs] == [("through it all", "interrupted")]
+    tell({"kills": KILLS, "remarks": len(confirmed)})
+
+
+REMARKING = """
+from ether import ether
+
+ether.tap({"broker": "embedded"})
+ether.start_run("cut short")
+assert ether.annotate("said before") is True
+print("said", flush=True)
+ether.wait(60)
+"""
+
+
+def test_a_run_that_was_open_when_everything_was_killed_is_abandoned_and_its_remarks_are_there(
+    script: Callable[..., Any], workdir: Path, processes: Callable[[], list[psutil.Process]]
+) -> None:
+    running = script(REMARKING)
+    running.wait_for("said")
+    for process in processes():
+        process.kill()
+    running.end()
+    (left,) = (workdir / "data").glob(".*.journal")
+    file = left.with_name(f"{left.stem[1:]}.h5")
+
+    assert recover(file).made
+
+    with open_recording(file) as recording:
+        assert [note.text for note in recording.annotations] == ["said before"]
+        ((name, outcome),) = [(run.name, run.outcome) for run in recording.runs]
+    assert (name, outcome) == ("cut short", "abandoned")
 
 
 def test_an_annotation_that_is_not_stored_is_an_error_and_is_stored_once(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ether import codecs
+from ether.cli import main
 from ether.errors import RecordingError
 from ether.journal import Journal
 from ether.model import Envelope
@@ -23,8 +24,10 @@ from ether.recorder.verify import verify
 
 def record(
     file: Path, numbers: list[int], *, last: int | None = None, birth: bool = False, end: bool = True,
-    lost: bool = False, ending: dict[str, Any] | None = None,
+    lost: bool = False, ending: dict[str, Any] | None = None, hurt: int | None = None,
 ) -> None:  # fmt: skip
+    """Make a recording; with a bit flipped at a place of its journal, before it is made of it."""
+
     def status(state: str, **more: Any) -> tuple[bytes, bytes]:
         content = json.dumps({"state": state, "boot": "b", **more}).encode()
         return head(Kind.MESSAGE, 1, 1, 1, "ether/status/oven"), content
@@ -35,6 +38,8 @@ def record(
         for number in numbers:
             payload = codecs.encode({"a": number, "s": "text"}, Envelope("oven", "b", number, 1.0))
             journal.append(head(Kind.MESSAGE, 1, number, number, "lab/oven"), payload)
+            if number % 100 == 99:
+                journal.commit()
         journal.append(*note(Kind.DUPLICATES, [["oven", "b", "lab/oven", 2]]))
         if last is not None:
             journal.append(*status("disconnected", last={"lab/oven": last}))
@@ -43,6 +48,11 @@ def record(
         if end:
             journal.append(*note(Kind.END, ending or {"reason": "stop", "connected": True}))
         journal.commit()
+    if hurt is not None:
+        (segment,) = journal_folder(file).glob("*.etj")
+        damaged = bytearray(segment.read_bytes())
+        damaged[hurt] ^= 1
+        segment.write_bytes(damaged)
     seal.recover(file)
 
 
@@ -183,6 +193,35 @@ def test_any_flipped_byte_is_named_or_harmless_and_never_a_traceback(tmp_path: P
 
     assert not any("\n" in line for line in lines)
     assert not [offset for offset in unnoticed if place.byte_offset <= offset < place.byte_offset + place.size]
+
+
+@pytest.mark.parametrize("place", ["journal", "raw", "column", "sealed file"])
+def test_a_byte_that_flipped_is_found_by_the_command(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the bytes on disk, not by HDF5: in the journal before the file is made of it, or in the file."""
+    file = tmp_path / "r.h5"
+    if place == "journal":
+        record(file, list(range(300)), birth=True, last=299, hurt=700)
+    else:
+        record(file, list(range(300)), birth=True, last=299)
+        assert main(["verify", str(file)]) == 0
+        with h5py.File(file) as opened:
+            dataset = opened["raw" if place == "raw" else "data/lab/oven/readings/a"]
+            chunk = dataset.id.get_chunk_info(0) if dataset.chunks else None
+            offset = dataset.id.get_offset() if chunk is None else chunk.byte_offset
+        whole = bytearray(file.read_bytes())
+        if place == "sealed file":
+            offset = whole.index(b"ether/status/oven")
+        whole[offset + 10] ^= 1
+        file.write_bytes(whole)
+    capsys.readouterr()
+
+    assert main(["verify", str(file)]) == 5
+
+    out = capsys.readouterr().out
+    assert "damage: " in out
+    assert "INCOMPLETE" in out
 
 
 def test_a_truncated_file_has_one_clear_line(tmp_path: Path) -> None:

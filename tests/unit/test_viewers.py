@@ -6,18 +6,21 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import pytest
+from fault_parts import wait_until
 
 from ether import codecs
 from ether.journal import Journal
 from ether.model import Envelope
 from ether.recorder import seal
 from ether.recorder.entries import Kind, head, journal_folder, note
+from ether.recorder.ingest import WriterProcess
 
 T0 = 1_795_374_229
 ROWS = 300  # so many that sealing packs columns into chunks
@@ -50,8 +53,9 @@ console.log(JSON.stringify(found, (_, value) => typeof value === "bigint" ? valu
 """
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["sealed", "live"])
+def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A recording that is finished, and one that its writer goes on to write."""
     file = tmp_path_factory.mktemp("viewers") / "r.h5"
     units = {"lab/oven": {"fields": {"celsius": {"unit": "degC"}}}}
     with Journal(journal_folder(file)) as journal:
@@ -68,10 +72,30 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
             }
             payload = codecs.encode(fields, Envelope("oven", "b", number, T0 + number))
             journal.append(head(Kind.MESSAGE, 1, (T0 + number) * 10**9, number, "lab/oven"), payload)
-        journal.append(*note(Kind.END, {"reason": "stop"}))
         journal.commit()
-    seal.recover(file)
-    return file
+        if request.param == "sealed":
+            journal.append(*note(Kind.END, {"reason": "stop"}))
+            journal.commit()
+            writer = None
+        else:
+            writer = WriterProcess(file, journal_folder(file), lambda kind, content: None)
+            writer.start()
+            wait_until(lambda: file.exists() and _rows(file) == ROWS, "the writer publishing all")
+    if writer is None:
+        seal.recover(file)
+    yield file
+    if writer is not None:
+        writer.kill()
+
+
+def _rows(file: Path) -> int:
+    with h5py.File(file) as opened:
+        return len(opened["data/lab/oven/readings/celsius"]) if "data/lab" in opened else 0
+
+
+def state(file: Path) -> str:
+    with h5py.File(file) as opened:
+        return str(opened.attrs["state"])
 
 
 def test_nexus_readers_find_the_default_plot(file: Path) -> None:
@@ -103,7 +127,7 @@ def test_h5web_reads_default_plot_texts_truth_values_and_time(file: Path, missin
     assert found["classes"] == ["NXroot", "NXdata"]
     assert (found["path"], found["signal"], found["axes"]) == ("/data/lab/oven/readings", "celsius", ["time"])
     assert found["auxiliary"] == ["door", "count"]
-    assert found["state"] == "sealed"
+    assert found["state"] == state(file)
     columns = found["columns"]
     assert columns["celsius"]["first"] == [20.5, 21.5, 22.5]
     assert columns["celsius"]["units"] == "degC"
@@ -113,6 +137,20 @@ def test_h5web_reads_default_plot_texts_truth_values_and_time(file: Path, missin
     assert columns["who"]["first"] == ["Ada µ"] * 3
     assert columns["mode"]["first"] == ["m0", "m1", "m2"]
     assert found["topics"] == ["ether/about/oven", "lab/oven"]
+
+
+def test_h5dump_prints_a_column(file: Path, missing: Any) -> None:
+    if shutil.which("h5dump") is None:
+        missing("h5dump")
+
+    done = subprocess.run(
+        ["h5dump", "-d", "/data/lab/oven/readings/celsius", "-s", "0", "-c", "3", file], capture_output=True, text=True
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "(0): 20.5, 21.5, 22.5" in done.stdout
+    whole = subprocess.run(["h5dump", file], capture_output=True, text=True)
+    assert (whole.returncode, whole.stderr) == (0, "")
 
 
 def test_xarray_and_pandas_read_the_columns_without_ether(file: Path) -> None:

@@ -83,6 +83,12 @@ def check(file: Path, acknowledged: int) -> None:
         shutil.rmtree(file.parent)
 
 
+def _near(moment: int, moments: list[int], rng: random.Random) -> int:
+    """Return a moment right at another one, or one of the few before and after it."""
+    place = moments.index(moment) + rng.randint(-3, 3)
+    return moments[min(max(place, 0), len(moments) - 1)]
+
+
 def test_after_a_power_cut_at_any_moment_everything_acknowledged_is_recovered(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -93,8 +99,15 @@ def test_after_a_power_cut_at_any_moment_everything_acknowledged_is_recovered(tm
     rng = random.Random(7)
     moments = [rng.choice([each for each in log.moments if each < ending]) for _ in range(CUTS)]
     moments += [rng.choice([each for each in log.moments if each >= ending]) for _ in range(CUTS)]
-    dropping = [moment for moment, group in log.links if moment > ending and group[0][2] is None]
+    names = [(moment, name, file) for moment, group in log.links for _, name, file in group]
+    dropping = [moment for moment, _, file in names if moment > ending and file is None]
+    rolling = [moment for moment, name, file in names if name.endswith(".etj") and file and moment < ending]
+    publishing = [moment for moment, name, file in names if name == "power.h5" and file]
+    assert len(rolling) > 2
+    assert len(publishing) > 1
     moments += [rng.choice(dropping) for _ in range(CUTS)]
+    for turning in (rolling, publishing):
+        moments += [_near(rng.choice(turning), log.moments, rng) for _ in range(CUTS if CUTS > 5 else 3)]
 
     for number, moment in enumerate(moments):
         left = tmp_path / f"cut-{number}"

@@ -10,13 +10,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import h5py
 import pytest
 from fault_parts import wait_until
+from payloads import TOPICS, ZOO
 from recorder_bench import Bench
 
 from ether import clock, codecs, topics
 from ether.model import Envelope, Message
 from ether.mqtt import Receipt
+from ether.recorder import layout
 from ether.recorder.reader import open_recording
 from ether.recorder.seal import recover
 from ether.recorder.verify import verify
@@ -69,6 +72,72 @@ def test_what_is_left_after_a_kill_can_be_recovered_without_the_session(bench: B
     report = verify(bench.file)
     assert (report.state, report.complete, report.missing, report.damage) == ("recovered", False, 0, [])
     assert len(open_recording(bench.file)["lab/oven"]) == 300
+
+
+def test_whatever_is_published_is_recorded_byte_for_byte_and_decoded_or_flagged(bench: Bench) -> None:
+    topics = [topic for topic in TOPICS if topic.count("/") < 200 and topic.isprintable()]  # Mosquitto refuses others
+    sent = {f"zoo/{case}/{place}": payload for case, payloads in ZOO.items() for place, payload in enumerate(payloads)}
+    sent |= {topic: b"%d" % number for number, topic in enumerate(topics)}
+    bench.start()
+    for topic, payload in sent.items():
+        bench.client.publish(topic, payload)
+    bench.publish("lab/oven", 0)
+    wait_until(lambda: bench.stored.get("oven", {}).get("lab/oven") == 0, "the last being stored")
+    assert bench.state() == "ready"
+
+    assert bench.stop() == 0
+    report = verify(bench.file)
+    assert (report.damage, report.state, len(ZOO) >= 40) == ([], "sealed", True)
+    with open_recording(bench.file) as recording:
+        found = {message.topic: message.payload for message in recording.messages() if message.topic in sent}
+        assert found == sent
+        columns = {topic: recording[topic].to_numpy() for topic in sent if topic in recording}
+    with h5py.File(bench.file) as file:
+        names = file["topics"].fields("topic")[:]
+        undecoded = {
+            names[row["topic"]].decode() for row in file["messages"][:] if row["flags"] & layout.FLAG_UNDECODED
+        }
+    wrong, decoded = set(), 0
+    for topic, payload in sent.items():
+        fields, envelope = codecs.decode(payload) if topic not in undecoded else ({}, None)
+        if envelope is None or envelope.k is None:  # batches have rows, not cells
+            for path, value in leaves(fields):
+                decoded += 1
+                if not any(same(cell, value) for cell in cells(columns.get(topic, {}), path)):
+                    wrong.add(topic)
+    masked = {f"zoo/beyond int64/{place}" for place in (0, 2, 3)} | {"zoo/text with NUL/0"}
+    assert wrong == masked  # what a column cannot hold is missing in it, and exact in the payload
+    assert decoded > 120
+    assert {topic.split("/")[1] for topic in undecoded} == {
+        "batch that lies", "broken cbor", "many fields", "odd envelopes",
+    }  # fmt: skip
+
+
+def leaves(fields: dict[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, (*above, name))
+        else:
+            yield (*above, name), value
+
+
+def cells(columns: dict[str, Any], path: tuple[str, ...]) -> list[Any]:
+    """Return what a row has under the name of a field, of each type."""
+    names = {layout.link_name(path), layout.link_name(path).removesuffix("@field")}
+    return [column[0] for found, column in columns.items() if found in names or found.rpartition("@")[0] in names]
+
+
+def same(cell: Any, value: Any) -> bool:
+    """Return whether a cell holds a value: as it is, or a list or object as its JSON."""
+    cell, value = (each.tolist() if hasattr(each, "tolist") else each for each in (cell, value))
+    if isinstance(cell, str) and not isinstance(value, str):
+        cell = json.loads(cell)
+    missing = cell is None or cell != cell
+    return (
+        missing
+        if value is None or value != value
+        else cell == value and isinstance(cell, bool) == isinstance(value, bool)
+    )
 
 
 def test_holes_are_listed_exactly(bench: Bench) -> None:

@@ -37,10 +37,10 @@ test: $(VENV)/.test
 fuzz: $(VENV)/.test
 	ETHER_TEST_FUZZ_PACKETS=$${PACKETS:-1000000} $(BIN)/python -m pytest -s tests/contract/test_embedded_broker_fuzz.py -k damaged
 
-# Only mosquitto and strace must be there; figures go to build/soak.jsonl.
+# Only mosquitto, strace and h5dump must be there; figures go to build/soak.jsonl.
 soak: $(VENV)/.test
 	mkdir -p build
-	SOAK_ROUNDS=$(SOAK_ROUNDS) nice $(BIN)/python -m pytest -v tests/system/test_faults_*.py tests/system/test_nats.py
+	SOAK_ROUNDS=$(SOAK_ROUNDS) nice $(BIN)/python -m pytest -v tests/system/test_faults_*.py tests/system/test_runs.py tests/system/test_nats.py
 
 check: $(VENV)/.check
 	$(BIN)/ruff check .

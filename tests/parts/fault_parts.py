@@ -356,13 +356,13 @@ class FaultBench:
             child.stdin.close()
         return code
 
-    def _await(self, condition: Callable[[], Any], what: str) -> None:
+    def _await(self, condition: Callable[[], Any], what: str, within: float = 60.0) -> None:
         def happened() -> Any:
             ended = [name for name, child in self.children.items() if child.poll() is not None]
             assert not ended, f"ended by itself: {ended}"
             return condition()
 
-        wait_until(happened, what)
+        wait_until(happened, what, within)
 
     def ready(self) -> bool:
         return self.status.get("state") == "ready" and "recorder" in self.children
@@ -374,7 +374,7 @@ class FaultBench:
 
     def more_sent(self, count: int) -> None:
         so_far = self.sent()
-        self._await(lambda: self.sent() >= so_far + count, f"{count} messages more")
+        self._await(lambda: self.sent() >= so_far + count, f"{count} messages more", max(60.0, count / 100))
 
     def round(self, fault: str) -> None:
         """Let it run for a random while, and then break something."""
@@ -417,8 +417,12 @@ class FaultBench:
 
     # --- the end
 
-    def end(self) -> dict[str, Any]:
-        """End everything in order; return what `ether verify --json` says, once it agrees with the count."""
+    def end(self, drain_s: float = DRAIN_S) -> dict[str, Any]:
+        """End everything in order; return what `ether verify --json` says, once it agrees with the count.
+
+        Args:
+            drain_s: within which all must be stored.
+        """
         if self.cutter is not None:
             self.faults["connection cut"] = self.cutter.cuts
             self.cutter.cutting = False
@@ -433,7 +437,7 @@ class FaultBench:
             self.start("witness")  # some of what starts before it left takes longer than an instance waits
         assert not leftovers(self.outbox), f"the outboxes are not settled: {leftovers(self.outbox)}"
         self.drained_s = time.monotonic() - settling_since
-        assert self.drained_s < DRAIN_S
+        assert self.drained_s < drain_s
         assert sum(self.resent.values()) <= MOST_RESENT * self.sent()
         assert self.stop("recorder") == 0
         assert not journal_folder(self.file).exists()

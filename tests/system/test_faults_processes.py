@@ -117,7 +117,7 @@ def test_what_piled_up_while_there_was_no_recorder_is_recorded_without_a_gap(ben
     bench.more_sent(PILED)
     bench.start("recorder")
 
-    report = bench.end()
+    report = bench.end(drain_s=30 + PILED / 500)
 
     assert sum(bench.resent.values()) > PILED // 10
     tell(bench.figures(report))

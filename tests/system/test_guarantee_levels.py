@@ -64,14 +64,14 @@ def bench(nothing_left: None, plain_broker: Any, tmp_path: Path) -> Iterator[Fau
     bench.close()
 
 
-def test_l1_a_recorder_killed_under_a_foreign_qos_1_publisher_loses_nothing_that_the_broker_took(bench, raw):
+def test_l1_a_recorder_killed_under_a_foreign_publisher_of_qos_1_and_2_loses_nothing_that_the_broker_took(bench, raw):
     client = raw(bench.url)
     taken: list[int] = []
     done = threading.Event()
 
     def publish() -> None:
         while not done.wait(0.003):  # Mosquitto as it is delivered keeps 1,000 messages for who is away
-            client.publish("foreign", str(len(taken)))
+            client.publish("foreign", str(len(taken)), qos=1 + len(taken) % 2)
             taken.append(len(taken))
 
     bench.start("recorder")

@@ -87,10 +87,10 @@ class Bench:
         assert self.child.stdin is not None
         self.child.stdin.close()
 
-    def stop(self) -> int:
+    def stop(self, within: float = 30.0) -> int:
         assert self.child is not None
         self.client.publish(topics.command("recorder", "stop"), b"{}")
-        return self.ended()
+        return self.ended(within)
 
     def ended(self, within: float = 30.0) -> int:
         assert self.child is not None

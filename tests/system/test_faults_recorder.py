@@ -85,11 +85,11 @@ def test_kill_9_at_random_moments_loses_nothing_and_stores_everything_once(bench
 
 
 def test_kill_9_around_the_roll_of_parts_loses_nothing(bench: Bench, tell: Any) -> None:
-    rotate = {"size": 200_000 if PARTS < 10 else 30_000}
+    rotate = {"size": 30_000 if SOAK else 100_000}
     bench.start(rotate=rotate)
 
     def rolled(part: int) -> bool:
-        return (bench.journal / f"work-{part:04d}.h5").exists()
+        return any(int(path.stem.partition("-")[2]) >= part for path in bench.journal.glob("work-*.h5"))
 
     def sealing(part: int) -> bool:
         return part_path(bench.file, part).exists() and (bench.journal / "sealed.h5").exists()
@@ -99,7 +99,7 @@ def test_kill_9_around_the_roll_of_parts_loses_nothing(bench: Bench, tell: Any) 
             return int(json.loads((bench.journal / "resume.json").read_text())["part"]) > part
         return False
 
-    with Load(bench, 1800 if PARTS < 10 else 500, spread=3) as load:
+    with Load(bench, 200 if SOAK else 600, spread=3) as load:
         for number, part in enumerate(range(2, PARTS, max(1, PARTS // ROLL_KILLS))):
             at = (rolled, sealing, sealed)[number % 3]
             wait_until(partial(at, part), f"part {part}: {at.__name__}")
@@ -107,7 +107,7 @@ def test_kill_9_around_the_roll_of_parts_loses_nothing(bench: Bench, tell: Any) 
             bench.start(rotate=rotate)
         wait_until(lambda: part_path(bench.file, PARTS).exists(), f"{PARTS} parts", 600)
 
-    assert bench.stop() == 0
+    assert bench.stop(within=120) == 0
     report = proven(bench, load)
     assert report.parts >= PARTS
     assert {path.name for path in bench.file.parent.iterdir()} == {path.name for path in parts_of(bench.file).values()}
@@ -213,7 +213,7 @@ def test_whatever_reads_the_file_finds_it_whole_though_its_writer_is_killed(
     found = json.loads(said)
     assert found["rows"] > rows
     assert min(found["h5py"], found["xarray"], found["h5dump"]) > WRITER_KILLS // 5
-    assert 0 < waited_s < 2.0  # for confirmations, which come every 0.1 s
+    assert 0 < waited_s < 5.0  # for confirmations, which come every 0.1 s
     assert bench.stop() == 0
     report = proven(bench, load)
     assert report.undecoded <= load.each // 100

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ether import clock
 from ether.errors import SessionError
 from ether.recorder.reader import open_recording
 from ether.recorder.recovery import recover
@@ -71,8 +72,11 @@ def test_every_remark_that_was_confirmed_is_in_the_file_however_often_the_record
 
     thread = threading.Thread(target=annotate)
     thread.start()
+    due = 0.0
     for kill in range(1, KILLS + 1):
         until(lambda wanted=kill * REMARKS // (KILLS + 1): len(confirmed) >= wanted, 60.0, "remarks")
+        until(lambda at=due: KILLS <= 5 or clock.monotonic() >= at, 60.0, "so much time that it is no crash loop")
+        due = clock.monotonic() + 13
         old = recorder(processes)
         old.kill()
         until(lambda pid=old.pid: ether.instances()["recorder"].pid not in (pid, None), 60.0, "a new recorder")

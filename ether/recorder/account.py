@@ -12,7 +12,7 @@ import pydantic_core
 from ether import codecs
 from ether.model import Envelope
 
-__all__ = ["NOBODY", "Account", "Track", "numbering", "readings_in"]
+__all__ = ["NOBODY", "Account", "Track", "numbering", "parsed", "readings_in"]
 
 NOBODY = ("", "")
 """Stands for publisher and boot of messages without numbers: MQTT does not tell who sent them."""
@@ -252,6 +252,19 @@ def numbering(payload: bytes) -> Envelope | None:
         return _envelope(content.get("_ether")) if isinstance(content, dict) else None
     except Exception:  # noqa: BLE001 - a foreign payload that happens to hold our word may raise anything
         return None
+
+
+def parsed(payload: bytes) -> tuple[dict[str, Any] | None, Envelope | None]:
+    """Return the fields of a JSON object, and what `numbering` says of it, at the price of one; never raises.
+
+    Of any other payload the fields are None: they are for `codecs.decode` to find.
+    """
+    if payload[:1] == b"{":
+        with contextlib.suppress(ValueError):  # a text that begins like an object
+            fields: dict[str, Any] = pydantic_core.from_json(payload)
+            found = fields.pop("_ether", None)
+            return fields, _envelope(found) if b"_ether" in payload else None
+    return None, numbering(payload)
 
 
 def _numbering_cbor(payload: bytes) -> Envelope | None:

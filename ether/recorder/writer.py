@@ -28,7 +28,7 @@ from ether.checksum import crc32
 from ether.journal import JournalReader, Record, sync_directory
 from ether.model import Envelope
 from ether.recorder import layout
-from ether.recorder.account import NOBODY, Account, numbering, readings_in
+from ether.recorder.account import NOBODY, Account, numbering, parsed, readings_in
 from ether.recorder.columns import Block, Group, flatten, new_dataset, write_rows
 from ether.recorder.device_clock import DeviceClock, Sample
 from ether.recorder.disk import trouble
@@ -79,8 +79,11 @@ class _Stream:
         self._holder: tuple[int, Columns] | None = None
         self.names: list[Any] = []
         """What the columns of the parts before were called."""
-        self.waiting: list[tuple[int, Block | None, np.ndarray, np.ndarray, int, int, int]] = []
-        """Place in the ledger's buffer, block (None: the next of `rows`), times, device times, n, publisher, rows."""
+        self.waiting: list[tuple[int, Block | None, Any, Any, int, int, int]] = []
+        """Place in the ledger's buffer, block (None: the next of `rows`), times, device times, n, publisher, rows.
+
+        Times are arrays of a block's, or one number.
+        """
 
     def holder(self) -> Columns:
         """Return the columns as what payloads may leave bytes to, as they are now."""
@@ -238,7 +241,13 @@ class Builder:
             | (layout.FLAG_RESENT if entry.flags & RESENT else 0)
         )
         encoding = 2 if payload.startswith(codecs.CBOR_MAGIC) else int(payload[:1] in _JSON_STARTS)
-        envelope = numbering(payload) if reserved is None else None
+        raw_only = entry.number in self.raw_only
+        if self.marker is not None and not raw_only:
+            self.marker.set(self._ledger[0][0] if self._ledger else entry.number, entry.number)
+        fields: dict[str, Any] | None = None
+        envelope: Envelope | None = None
+        if reserved is None:
+            fields, envelope = (None, numbering(payload)) if raw_only else parsed(payload)
         publisher = NONE_ID
         number, readings = -1, 1
         if envelope is not None:
@@ -264,14 +273,12 @@ class Builder:
         self.messages += 1
         self._counts["recorded"] += 1
         self._counts["bytes"] += len(payload)
-        if entry.number in self.raw_only:
+        if raw_only:
             row[16] |= layout.FLAG_RAW_ONLY
             return
-        if self.marker is not None:
-            self.marker.set(self._ledger[0][0], entry.number)
         try:
             if reserved is None:
-                self._take_reading(entry, envelope, row, publisher)
+                self._take_reading(entry, codecs.decode(payload)[0] if fields is None else fields, envelope, row)
             else:
                 self._take_reserved(entry, reserved)
         except MemoryError:
@@ -280,34 +287,29 @@ class Builder:
             row[16] |= layout.FLAG_UNDECODED
             logger.debug("message %d on %r stays raw", entry.number, entry.topic, exc_info=True)
 
-    def _take_reading(self, entry: Entry, envelope: Envelope | None, row: list[Any], publisher: int) -> None:
+    def _take_reading(self, entry: Entry, fields: dict[str, Any], envelope: Envelope | None, row: list[Any]) -> None:
         stream = self._stream(entry.topic)
         if stream is None:
             raise ValueError("too many topics")
-        fields, _ = codecs.decode(entry.payload)
-        if envelope is None:
-            fields.pop("_ether", None)
-        place = len(self._ledger) - 1
-        batch = envelope is not None and type(envelope.k) is int
-        if batch and envelope is not None:
+        place, publisher = len(self._ledger) - 1, row[7]
+        if envelope is not None and type(envelope.k) is int:
             block = _batch(fields, envelope)
             times, device = _batch_times(envelope, block.rows, entry.t_recv)
             times = self._mapped(entry, envelope, times, device)
             row[16] |= layout.FLAG_BATCH
             stream.waiting.append((place, block, times, device, envelope.n, publisher, block.rows))
             return
-        flat = flatten(fields)
         t = _ns(envelope.t, 1e6, 1000) if envelope is not None else None
-        stamp = np.array([entry.t_recv if t is None else t], "<i8")
-        ms = _ns(envelope.ms, 1e3, 1000) if envelope is not None else None
-        device = np.array([NONE_NS if ms is None else ms], "<i8")
-        stamp = self._mapped(entry, envelope, stamp, device)
-        stream.rows.append(flat)
-        stream.waiting.append((place, None, stamp, device, row[4], publisher, 1))
+        stamp, since_boot = entry.t_recv if t is None else t, NONE_NS
+        if envelope is not None and (ms := _ns(envelope.ms, 1e3, 1000)) is not None:
+            since_boot = ms
+            stamp = int(self._mapped(entry, envelope, np.array([stamp], "<i8"), np.array([ms], "<i8"))[0])
+        stream.rows.append(flatten(fields))
+        stream.waiting.append((place, None, stamp, since_boot, row[4], publisher, 1))
 
-    def _mapped(self, entry: Entry, envelope: Envelope | None, times: np.ndarray, device: np.ndarray) -> np.ndarray:
+    def _mapped(self, entry: Entry, envelope: Envelope, times: np.ndarray, device: np.ndarray) -> np.ndarray:
         """Return the times of readings stamped by a device's own clock, as well as is known by now."""
-        clock_of = None if envelope is None or envelope.ms is None else self._clock(envelope.by, envelope.b)
+        clock_of = None if envelope.ms is None else self._clock(envelope.by, envelope.b)
         if clock_of is None or (device == NONE_NS).any():
             return times
         return np.asarray(np.minimum(clock_of.host(device)[0] + entry.t_recv - entry.t_mono, entry.t_recv))
@@ -626,7 +628,9 @@ class Builder:
             for row, payload in zip(self._ledger, self._payloads, strict=True):
                 row[11], row[12] = self._raw_bytes, len(payload)
                 self._raw_bytes += len(payload)
-            rows = np.array([tuple(row) for row in self._ledger], layout.LEDGER)
+            rows = np.empty(len(self._ledger), layout.LEDGER)
+            for name, column in zip(layout.LEDGER.names or (), zip(*self._ledger, strict=True), strict=True):
+                rows[name] = column
             write_rows(self.file["messages"], self.messages - len(rows), rows)
             pool = np.frombuffer(b"".join(self._payloads), "u1")
             if len(pool):
@@ -747,17 +751,16 @@ class Builder:
                 group.attrs["NX_class"] = "NXcollection"
 
     def _write_fixed(self, stream: _Stream, waiting: list[Any], start: int) -> None:
-        counts = [one[6] for one in waiting]
-        ledger = self.messages - len(self._ledger)
-        times = np.concatenate([one[2] for one in waiting])
-        device = np.concatenate([one[3] for one in waiting])
-        first = np.repeat(np.array([one[4] for one in waiting], "<i8"), counts)
-        if any(count > 1 for count in counts):
-            steps = np.concatenate([np.arange(count) for count in counts])
-            first = np.where(first >= 0, first + steps, first)
-        publishers = np.repeat(np.array([one[5] for one in waiting], "<u4"), counts)
-        messages = np.repeat(np.array([ledger + one[0] for one in waiting], "<u8"), counts)
-        written = {"time": times, "message": messages, "number": first, "publisher": publishers}
+        places, blocks, times_of, device_of, numbers, publishers, counts = zip(*waiting, strict=True)
+        message = np.array(places, "<u8") + np.uint64(self.messages - len(self._ledger))
+        number, publisher = np.array(numbers, "<i8"), np.array(publishers, "<u4")
+        if blocks[0] is None:
+            times, device = np.array(times_of, "<i8"), np.array(device_of, "<i8")
+        else:
+            times, device = np.concatenate(times_of), np.concatenate(device_of)
+            number, publisher, message = (np.repeat(each, counts) for each in (number, publisher, message))
+            number = np.where(number >= 0, number + np.concatenate([np.arange(count) for count in counts]), number)
+        written = {"time": times, "message": message, "number": number, "publisher": publisher}
         if stream.with_device_time or (device != NONE_NS).any():
             written["time_device"] = device
             if not stream.with_device_time:

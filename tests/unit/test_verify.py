@@ -17,7 +17,7 @@ from ether.errors import RecordingError
 from ether.journal import Journal
 from ether.model import Envelope
 from ether.recorder import seal
-from ether.recorder.account import Account, Track, numbering
+from ether.recorder.account import Account, Track, numbering, parsed
 from ether.recorder.entries import Kind, head, journal_folder, note
 from ether.recorder.verify import verify
 
@@ -301,3 +301,27 @@ def test_numbering_is_found_wherever_it_stands(payload: bytes) -> None:
 )  # fmt: skip
 def test_what_is_no_numbering_is_none(payload: bytes) -> None:
     assert numbering(payload) is None
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"a":1,"_ether":{"by":"x","b":"y","n":7,"t":1.5,"k":3,"dt":0.5}}',
+        b'{"_ether": {"by": "x", "b": "y", "n": 7}, "a": {"_ether": 3}}\n',
+        b'{"a":{"_ether":{"by":"x","b":"y","n":7}}}',
+        b'{"_ether":{"by":"x","b":"y","n":1},"_ether":{"by":"x","b":"y","n":7}}',
+        b'{"\\u005fether":{"by":"x","b":"y","n":7},"a":1}',
+        b'{"a":1,"_ether":"mine"}',
+        b'{"a":1',
+        b'{a,"_ether":{"by":"x","b":"y","n":7}}',
+        b'["_ether"]',
+        b"",
+        codecs.encode({"a": [1, 2]}, Envelope("x", "y", 7, 1.5)),
+        codecs.encode({"a": b"x"}, Envelope("x", "y", 7, 1.5)),
+    ],
+)
+def test_the_writer_numbers_a_message_as_ingest_does(payload: bytes) -> None:
+    fields, envelope = parsed(payload)
+
+    assert envelope == numbering(payload)
+    assert fields is None or fields == codecs.decode(payload)[0]

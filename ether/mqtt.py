@@ -37,11 +37,12 @@ _BACKOFF_S = (0.1, 1.5)
 _ASK_AGAIN_S = (0.5, 30.0)
 _LOOP_S = 2.5
 """So often the network thread looks whether a ping is due; everything else wakes it."""
-_READ_AHEAD = 256 * 1024
+_READ_AHEAD = 64 * 1024
+"""Of more, the C library asks the kernel for memory at each read."""
 _LITTLE = 4096
 _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
-_PUBLISH, _DUP, _DISCONNECT = 0x30, 0x08, 0xE0
+_PUBLISH, _DUP, _PUBACK, _DISCONNECT = 0x30, 0x08, 0x40, 0xE0
 MAX_PAYLOAD = 268_435_455 - 65_539
 HELD = object()
 """What `Connection.on_message` returns of a QoS 1 message that its owner acknowledges later; then later ones, too."""
@@ -114,6 +115,26 @@ class _ReadAhead:
         inner = self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
         return len(self._buffer) - self._position + inner
 
+    def publish(self) -> tuple[int, bytes] | None:
+        """Return first byte and content of a PUBLISH of QoS 0 or 1, if that is what comes next and it is here whole."""
+        buffer, start, end = self._buffer, self._position, len(self._buffer)
+        if start >= end or buffer[start] & 0xF4 != _PUBLISH:
+            return None
+        length, shift, place = 0, 0, start + 1
+        while place < end and shift < 28:
+            digit = buffer[place]
+            place += 1
+            length |= (digit & 0x7F) << shift
+            if digit < 0x80:
+                break
+            shift += 7
+        else:
+            return None
+        if place + length > end:
+            return None
+        self._position = place + length
+        return buffer[start], buffer[place : self._position]
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
@@ -168,11 +189,20 @@ class _Client(Client):
                 self._packet_queue(_PUBLISH, packet, packet_id, 1)
             return True
 
-    def acknowledge(self, packet_id: int, qos: int) -> None:
-        if qos == 1:
-            self._send_puback(packet_id)
-        else:
-            self.ack(packet_id, qos)
+    def acknowledge(self, receipts: Iterable[Receipt]) -> None:
+        """Acknowledge messages, in one write."""
+        with self.writing:
+            self.held = True
+            try:
+                ids = [receipt.packet_id for receipt in receipts if receipt.qos == 1]
+                if ids:
+                    self._packet_queue(_PUBACK, b"".join([b"\x40\x02" + each.to_bytes(2, "big") for each in ids]), 0, 1)
+                for receipt in receipts:
+                    if receipt.qos == 2:
+                        self.ack(receipt.packet_id, 2)
+            finally:
+                self.held = False
+            self.write_now()
 
     def resume(self) -> None:
         """A connection stands: send again what the last one left unacknowledged."""
@@ -196,6 +226,13 @@ class _Client(Client):
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         rc = super().loop_read(max_packets)
         while rc == 0 and self._sock is not None and self._sock.pending():  # type: ignore[attr-defined]  # it is a _ReadAhead
+            if not self._in_packet["command"]:
+                # What is here whole goes past paho, which takes a packet in three steps. It need not hear of it, only
+                # that the broker lives, which the answer to a ping says, too.
+                while self._sock is not None and (found := self._sock.publish()) is not None:  # type: ignore[attr-defined]
+                    self._take_publish(*found)
+                if self._sock is None or not self._sock.pending():  # type: ignore[attr-defined]
+                    break
             rc = super().loop_read(max_packets)
         if rc == 0 and self._out_packet and self._sock is not None:
             self._packet_write()  # the acknowledgements of all that was read, together
@@ -288,10 +325,13 @@ class _Client(Client):
 
     def _handle_publish(self) -> MQTTErrorCode:
         """Deliver QoS 0 and 1 without paho's detours; QoS 2 is paho's."""
-        head, content = self._in_packet["command"], bytes(self._in_packet["packet"])
-        qos = head >> 1 & 3
-        if qos == 2:
+        head = self._in_packet["command"]
+        if head & 4:
             return super()._handle_publish()
+        return self._take_publish(head, bytes(self._in_packet["packet"]))
+
+    def _take_publish(self, head: int, content: bytes) -> MQTTErrorCode:
+        qos = head >> 1 & 3
         end = 2 + int.from_bytes(content[:2], "big")
         packet_id = int.from_bytes(content[end : end + 2], "big") if qos else 0
         try:
@@ -531,17 +571,10 @@ class Connection:
 
     def acknowledge(self, receipts: Iterable[Receipt]) -> None:
         """Acknowledge messages, in one write; a receipt of an earlier connection is ignored, as MQTT demands."""
-        client = self._client
-        with client.writing:
-            client.held = True
-            try:
-                for receipt in receipts:
-                    if receipt.generation == self._generation and self.connected:
-                        self._open.discard(receipt.packet_id)
-                        client.acknowledge(receipt.packet_id, receipt.qos)
-            finally:
-                client.held = False
-            client.write_now()
+        if self.connected:
+            ours = [receipt for receipt in receipts if receipt.generation == self._generation]
+            self._open.difference_update([receipt.packet_id for receipt in ours])
+            self._client.acknowledge(ours)
 
     def flush(self, timeout: float, *, patient: bool = True) -> bool:
         """Wait until the broker has confirmed all QoS 1 messages and taken the others; False after `timeout`.

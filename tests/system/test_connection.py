@@ -489,6 +489,7 @@ def scripted(until):
     server = Scripted()
     connection = Connection(server.url, "listener")
     connection.got = []
+    connection.on_message = lambda message, receipt: connection.got.append(message)
     yield server, connection
     connection.close(0.5)
     server.close()
@@ -516,6 +517,31 @@ def test_what_comes_twice_over_one_connection_before_it_is_acknowledged_is_deliv
 
     until(lambda: len(connection.got) == 3)
     assert connection.got == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 7, 150, 65_536])
+def test_messages_arrive_whole_wherever_the_stream_is_cut(scripted, until, monkeypatch, piece):
+    monkeypatch.setattr("ether.mqtt._READ_AHEAD", piece)
+    server, connection = scripted
+    connection.open()
+
+    server.send(
+        wire.publish("x", b"1", 1, 7),
+        wire.publish("x/y", b""),
+        b"\xd0\0",  # PINGRESP
+        wire.publish("x", b"long" * 50, 1, 8, retain=True),
+        wire.publish("x", b"longer" * 50_000),
+        wire.publish("x", b"last", 1, 9),
+    )
+
+    until(lambda: server.kinds(4) == [7, 8, 9])
+    assert connection.got == [
+        Message("x", b"1", 1),
+        Message("x/y", b""),
+        Message("x", b"long" * 50, 1, retain=True),
+        Message("x", b"longer" * 50_000),
+        Message("x", b"last", 1),
+    ]
 
 
 def test_a_subscription_that_is_refused_is_asked_for_again(scripted, until, monkeypatch, caplog):

@@ -222,6 +222,29 @@ def test_watermarks_are_confirmed_anew_after_a_reconnect(desk: Desk) -> None:
     assert desk.wait("confirm") == ("oven", {"boot": "b1", "topics": {"lab/oven": 0}})
 
 
+def test_only_what_is_new_is_confirmed(desk: Desk) -> None:
+    desk.take(reading(0, "lab/oven"))
+    desk.take(reading(0, "lab/pump"))
+    desk.wait("confirm", lambda detail: detail[1]["topics"] == {"lab/oven": 0, "lab/pump": 0})
+    desk.take(reading(1, "lab/pump"))
+
+    assert desk.wait("confirm", lambda detail: detail[1]["topics"].get("lab/pump") == 1) == (
+        "oven",
+        {"boot": "b1", "topics": {"lab/pump": 1}},
+    )
+
+
+def test_what_the_last_words_of_a_publisher_miss_is_told(desk: Desk) -> None:
+    desk.take(reading(0))
+    desk.wait("confirm")
+    last = b'{"state":"disconnected","boot":"b1","last":{"lab/oven":2,"lab/pump":-1}}'
+    desk.take(Message("ether/status/oven", last, 1))
+
+    said = desk.wait("confirm", lambda detail: "missing" in detail[1])[1]
+
+    assert (said["missing"], said["seen"]) == ({"lab/oven": [[1, 2]]}, {"lab/oven": 0})
+
+
 def test_ingest_stays_small() -> None:
     code = "import sys, ether.recorder.ingest; print(sorted({'numpy', 'h5py', 'pandas'} & set(sys.modules)))"
 

@@ -142,7 +142,8 @@ class Builder:
         self._run_rows: list[list[Any]] = []
         self._run_facts: list[dict[str, Any]] = []
         self._open_runs: list[int] = []
-        self._schemas = 0
+        self.schemas = 0
+        """How often the columns of a topic were made or changed."""
         self._samples: dict[tuple[str, str], list[Sample]] = {}
         self._clocks: dict[tuple[str, str], DeviceClock] = {}
         self._wall: list[tuple[int, int]] = []
@@ -803,8 +804,8 @@ class Builder:
         text = json.dumps({name: {"kind": kind, **schemas.get(name, {})} for name, kind in kinds.items()})
         if stream.schema != NONE_ID:
             self._say(self._last_ns, "INFO", f"{stream.topic}: columns are now {', '.join(kinds)}")
-        stream.schema = self._schemas
-        self._schemas += 1
+        stream.schema = self.schemas
+        self.schemas += 1
         origin = "declared" if schemas else "inferred"
         row = (stream.schema, stream.number, columns.version, self._last_ns, origin, layout.text(text))
         self._tables["schemas"].append(row)
@@ -1061,7 +1062,7 @@ class Writer:
             self._publish()
 
     def _publish(self) -> None:
-        started = clock.monotonic()
+        started, schemas = clock.monotonic(), self._builder.schemas
         self._builder.checkpoint()
         try:
             copy_to(self._builder.path, self.target, self.journal / "public.h5")
@@ -1069,7 +1070,9 @@ class Writer:
             logger.debug("the public file is held by a reader; it is replaced next time")
         self._published = clock.monotonic()
         # At most a twentieth of the time goes into publishing, however large the file is and however many its topics.
-        self._publish_every = max(_PUBLISH_S, 20 * (self._published - started))
+        # Columns are made once, and slowly: what that took says nothing about the next time.
+        share = 20 if self._builder.schemas == schemas else 1
+        self._publish_every = max(_PUBLISH_S, share * (self._published - started))
 
     def finish(self) -> Part:
         """Finish the last part; return what is to be sealed."""

@@ -23,6 +23,7 @@ from ether.recorder import layout, seal
 from ether.recorder.entries import RETAIN, Kind, head, journal_folder, note
 from ether.recorder.reader import Recording, open_recording
 from ether.recorder.verify import verify
+from ether.recorder.writer import Writer
 
 
 def record(file: Path, messages: list[tuple[str, bytes]], *, flags: int = 1, end: bool = True) -> Recording:
@@ -373,3 +374,23 @@ def test_a_run_whose_process_was_taken_for_lost_goes_on(tmp_path: Path) -> None:
         assert recording._file["messages"]["run"][3] == 0
 
     assert (found.outcome, found.stopped, found.by) == ("success", T0 / 1e9 + 4, "guest-1")
+
+
+def test_the_time_that_columns_took_to_make_does_not_put_off_the_next_publication(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("ether.clock.monotonic", lambda: now[0])
+    monkeypatch.setattr("ether.recorder.writer.copy_to", lambda *_: now.__setitem__(0, now[0] + 3.0))
+    with Journal(tmp_path / "journal", segment_bytes=1 << 20) as journal:
+        writer = Writer(tmp_path / "x.h5", tmp_path / "journal")
+        waits = []
+        for number, fields in enumerate([{"a": 1.0}, {"a": 2.0}, {"a": 3.0, "b": 1}]):
+            journal.append(head(Kind.MESSAGE, 1, T0, number, "oven"), oven(fields, number))
+            journal.commit()
+            writer._take(writer._reader.read())
+            writer._publish()
+            waits.append(writer._publish_every)
+        writer.finish()
+
+    assert waits == [3.0, 60.0, 3.0]

@@ -571,10 +571,11 @@ class Connection:
 
     def acknowledge(self, receipts: Iterable[Receipt]) -> None:
         """Acknowledge messages, in one write; a receipt of an earlier connection is ignored, as MQTT demands."""
-        if self.connected:
-            ours = [receipt for receipt in receipts if receipt.generation == self._generation]
-            self._open.difference_update([receipt.packet_id for receipt in ours])
-            self._client.acknowledge(ours)
+        with self._client.writing:  # no other connection comes up meanwhile
+            if self.connected:
+                ours = [receipt for receipt in receipts if receipt.generation == self._generation]
+                self._open.difference_update([receipt.packet_id for receipt in ours])
+                self._client.acknowledge(ours)
 
     def flush(self, timeout: float, *, patient: bool = True) -> bool:
         """Wait until the broker has confirmed all QoS 1 messages and taken the others; False after `timeout`.
@@ -655,7 +656,8 @@ class Connection:
             if str(reason) != "Server unavailable":  # a cluster says so while it elects
                 self._refusal = str(reason)
             return
-        self._generation += 1
+        with self._client.writing:
+            self._generation += 1
         self._open.clear()
         self._refused.clear()
         self._asked.clear()

@@ -276,8 +276,8 @@ def test_every_decorator_can_be_written_in_the_registry() -> None:
 def test_a_class_object_is_named_by_its_path_and_kept() -> None:
     config = Config.load({"instances": {"here": {"class_path": Rate}}, "registry": {Rate: {}}})
 
-    assert config.instances["here"].class_path == "ether.config.Rate"
-    assert config.classes == {"ether.config.Rate": Rate}
+    assert config.instances["here"].class_path == "ether.config.values.Rate"
+    assert config.classes == {"ether.config.values.Rate": Rate}
 
 
 def test_ether_name_renames_and_replicas_are_numbered() -> None:

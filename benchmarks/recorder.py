@@ -477,9 +477,9 @@ def _until(condition: Callable[[], bool]) -> None:
 
 def _kill(lab: Any, victim: str) -> None:
     if victim == "broker":
-        before = lab._host._broker.process
+        before = lab._host._broker.backend.process
         os.killpg(before.pid, 9)
-        _until(lambda: lab._host._broker.process not in (before, None))
+        _until(lambda: lab._host._broker.backend.process not in (before, None))
     else:
         pid = lab.instances()["recorder"].pid
         os.kill(pid, 9)

@@ -18,7 +18,7 @@ from typing import Any
 from ether import clock, codecs, topics
 from ether.errors import CallError, CallTimeout, PayloadError, SessionError
 from ether.member import LOST_CONNECTION, read_about, read_status
-from ether.model import About, Annotation, Message, Reading, Run, State, Status
+from ether.model import GONE, About, Annotation, Message, Reading, Run, State, Status
 from ether.mqtt import Connection
 from ether.outbox import RECORDER, Sender
 
@@ -44,7 +44,6 @@ MEMBERS = "members"
 LOG = "log"
 """The call by which a session tells its last log lines; ``after`` is the ``next`` of an earlier answer."""
 _ASK_AGAIN_S = 2.0
-_GONE = (State.LOST, State.DISCONNECTED)
 _ABANDONED = "abandoned"
 
 
@@ -256,7 +255,7 @@ class Client:
         with self._changed:
             known = self.statuses.get(name)
             # Rule 1: a last will, or a goodbye, of an earlier boot says nothing about this one.
-            if status and known and status.state in _GONE and status.boot and known.boot != status.boot:
+            if status and known and status.state in GONE and status.boot and known.boot != status.boot:
                 return
             if status and known and known.boot == status.boot and status.detail == LOST_CONNECTION:
                 if known.state is State.DISCONNECTED or (known.state is State.LOST and known.detail):
@@ -265,7 +264,7 @@ class Client:
                 self._note_loss(name, known, status)
             if known is None or status is None or (known.state, known.boot) != (status.state, status.boot):
                 self._since[name] = clock.monotonic()
-            passing = known is None and status is not None and status.state in _GONE and not message.retain
+            passing = known is None and status is not None and status.state in GONE and not message.retain
             if status is None:
                 self.statuses.pop(name, None)
             elif not passing:  # a guest ends who was never an instance
@@ -274,7 +273,7 @@ class Client:
                     self._heard_at[name] = clock.monotonic()
             self._changed.notify_all()
         for call_id, pending in list(self._pending.items()):
-            if pending.target == name and (status is None or status.state in _GONE or status.boot != pending.boot):
+            if pending.target == name and (status is None or status.state in GONE or status.boot != pending.boot):
                 self._pending.pop(call_id, None)
                 self._fail(pending, f"{name} is gone ({status.state if status else 'cleared'}) and did not answer")
         self.on_change(name, status)
@@ -284,7 +283,7 @@ class Client:
         self._grace.pop(name, None)
         if status is not None and status.state is State.LOST and status.detail in ("", LOST_CONNECTION):
             self._losses[name] += 1
-            if known is not None and known.state not in _GONE and known.every:
+            if known is not None and known.state not in GONE and known.every:
                 self._grace[name] = clock.monotonic() + 3 * known.every
 
     @staticmethod
@@ -353,7 +352,7 @@ class Client:
         `ether/stored/<name>` says it.
         """
         status = self.statuses.get(name)
-        if status is None or not status.boot or self.statuses.get(RECORDER, _NOBODY).state in _GONE:
+        if status is None or not status.boot or self.statuses.get(RECORDER, _NOBODY).state in GONE:
             return None
         identity = f"{self._call_prefix}-{next(self._call_numbers)}"
         future = self._stored_answers[identity] = _Answer()
@@ -404,8 +403,8 @@ class Client:
         That takes three times as long as promised where it does not; without a promise its word stands.
         """
         status, heard = self.statuses.get(name), self._heard_at.get(name)
-        if status is None or status.state in _GONE or not status.every:
-            return status is not None and status.state not in _GONE
+        if status is None or status.state in GONE or not status.every:
+            return status is not None and status.state not in GONE
         return self.wait_for(lambda: self._heard_at.get(name) != heard, 3 * status.every)
 
     def heard_at(self, name: str) -> float:
@@ -415,7 +414,7 @@ class Client:
     def may_be_gone(self, name: str) -> bool:
         """Return whether a member is gone, or has promised to say again that it is not."""
         status = self.statuses.get(name)
-        return status is None or status.state in _GONE or bool(status.every)
+        return status is None or status.state in GONE or bool(status.every)
 
     def instances(self) -> dict[str, InstanceInfo]:
         """Return what is known of every member, by name."""
@@ -446,7 +445,7 @@ class Client:
             return {
                 name: 3 * status.every
                 for name, status in self.statuses.items()
-                if status.every and status.state not in _GONE and now - self._heard_at[name] > 3 * status.every
+                if status.every and status.state not in GONE and now - self._heard_at[name] > 3 * status.every
             }
 
     def _info(self, name: str, status: Status) -> InstanceInfo:
@@ -457,7 +456,7 @@ class Client:
         # Rule 3: a broker that restarts forgets wills, so a broken promise to repeat reads as a loss.
         heard_at = self._heard_at.get(name, 0.0)
         silent_s = clock.monotonic() - heard_at
-        if status.every and state not in _GONE and silent_s > 3 * status.every:
+        if status.every and state not in GONE and silent_s > 3 * status.every:
             state, detail = State.LOST, f"silent for more than {3 * status.every:g} s"
         info = InstanceInfo(name, state, detail, boot=status.boot, counts=status.counts, about=about, heard_at=heard_at)
         if about is not None:
@@ -550,7 +549,7 @@ class Client:
     def _resolve(self, target: str, method: str) -> str:
         """Return the living instance that a target names; CallError where there is none, or it has no such method."""
         with self._changed:
-            alive = [name for name, status in self.statuses.items() if status.state not in _GONE]
+            alive = [name for name, status in self.statuses.items() if status.state not in GONE]
             if target in alive:
                 found = [target]
             else:
@@ -585,7 +584,7 @@ class Client:
         """
         self.watch()
         status = self.statuses.get(name, _NOBODY)
-        if status.state in _GONE:
+        if status.state in GONE:
             raise SessionError(f"there is no {name} to {verb} anything")
         order_id = f"{self._call_prefix}-{next(self._call_numbers)}"
         payload = codecs.encode({"id": order_id, "reply_to": self._reply_topic, **fields})
@@ -609,7 +608,7 @@ class Client:
         def done() -> bool:
             status = self.statuses.get(name, _NOBODY)
             if verb == "stop":
-                return status.state in _GONE
+                return status.state in GONE
             return status.boot != boot and status.state in (State.READY, State.ALERT)
 
         if not self.wait_for(done, timeout):
@@ -649,7 +648,7 @@ class Client:
         futures = {}
         for name, about in self.abouts.items():
             for topic_filter, entry in about.subscribes.items():
-                if topics.matches(topic_filter, topic) and self.statuses.get(name, _NOBODY).state not in _GONE:
+                if topics.matches(topic_filter, topic) and self.statuses.get(name, _NOBODY).state not in GONE:
                     for method in entry.get("methods", []):
                         futures[f"{name}.{method}"] = self.call(name, method, data, timeout)
         if not futures:

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from ether import clock, runtime, topics
 from ether.client import PROCESSES, Client
 from ether.errors import CallError, SessionError
-from ether.model import State
+from ether.model import GONE
 
 __all__ = ["Ghost", "clear", "find", "known_to_session"]
 
-_GONE = (State.LOST, State.DISCONNECTED)
 _PATIENCE_S = 3.0
 """Whoever lives tells within so long, or within three times what it promised."""
 _SESSION = "session"
@@ -36,7 +35,7 @@ class Ghost:
 def known_to_session(client: Client) -> set[str]:
     """Return the members that the running session supervises, whatever their state; SessionError if it says nothing."""
     status = client.statuses.get(_SESSION)
-    if status is None or status.state in _GONE or not client.lives(_SESSION):
+    if status is None or status.state in GONE or not client.lives(_SESSION):
         return set()
     try:
         return {_SESSION, *client.request(_SESSION, PROCESSES)}
@@ -57,7 +56,7 @@ def find(client: Client, known: Collection[str], wait: Callable[[float], object]
     names = [name for name in {**client.statuses, **client.alarms} if name not in known]
     before = {name: client.heard_at(name) for name in names}
     statuses = [status for name in names if (status := client.statuses.get(name)) is not None]
-    promised = [3 * status.every for status in statuses if status.every and status.state not in _GONE]
+    promised = [3 * status.every for status in statuses if status.every and status.state not in GONE]
     deadline = clock.monotonic() + max([_PATIENCE_S, *promised])
     while names and clock.monotonic() < deadline and any(map(client.may_be_gone, names)):
         if wait(0.1):
@@ -77,7 +76,7 @@ def _ghost(client: Client, name: str) -> Ghost | None:
     if status is not None:
         first = status.detail.partition("\n")[0]
         why = (
-            f"{status.state}{f': {first}' if first else ''}" if status.state in _GONE else f"{status.state}, and silent"
+            f"{status.state}{f': {first}' if first else ''}" if status.state in GONE else f"{status.state}, and silent"
         )
     retained = [topics.status(name), topics.about(name), topics.alarm(name)]
     if name == _SESSION:

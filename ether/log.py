@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from ether import clock
 
-__all__ = ["LEVELS", "Line", "SessionLog", "find", "folder", "follow", "header", "read", "unfinished"]
+__all__ = ["LEVELS", "Entering", "Line", "SessionLog", "find", "folder", "follow", "header", "read", "unfinished"]
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +157,18 @@ class SessionLog:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._file = open(descriptor, "a", encoding="utf-8", errors="replace")  # noqa: SIM115 - closed by `close`
         self._size = self._file.write(json.dumps(self._header) + "\n")
+
+
+class Entering(logging.Handler):
+    """Enters what ether logs in this process into the session's log."""
+
+    def __init__(self, log: SessionLog) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name != "ether.log":  # which says that it cannot be written
+            self._log.say(record.levelname, self.format(record))
 
 
 def folder() -> Path:

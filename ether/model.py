@@ -8,7 +8,19 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["About", "Annotation", "Envelope", "Message", "Policy", "Reading", "Run", "State", "Status", "Summary"]
+__all__ = [
+    "GONE",
+    "About",
+    "Annotation",
+    "Envelope",
+    "Message",
+    "Policy",
+    "Reading",
+    "Run",
+    "State",
+    "Status",
+    "Summary",
+]
 
 Policy = Literal["block", "drop-oldest", "latest"]
 """What becomes of messages for a subscription that has more than it can hold: see `ether_sub`."""
@@ -81,6 +93,10 @@ class State(StrEnum):
     LOST = "lost"
     RECONNECTING = "reconnecting"
     """Never said: of a member whose last will came, while it may still repeat its status in time."""
+
+
+GONE = (State.LOST, State.DISCONNECTED)
+"""What is said of who is not there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from ether.journal import Journal, JournalReader, Record
 from ether.model import Message
 from ether.mqtt import Connection
 
-__all__ = ["LIMIT_BYTES", "Outbox", "Sender", "hand_over", "leftovers", "let_go", "outbox_folder"]
+__all__ = ["LIMIT_BYTES", "Outbox", "Sender", "hand_over", "leftovers", "let_go", "outbox_folder", "sender_orders"]
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,21 @@ Spans = list[list[int]]
 def outbox_folder(recording: Path, name: str = "") -> Path:
     """Return where a publisher keeps what a recording has not confirmed yet; without a name, where all do."""
     return recording.parent / f".{recording.stem}.outbox" / name
+
+
+def sender_orders(
+    recording: Path, name: str, filters: list[str], exclude: list[str], limits: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Return what `Sender.ordered` takes, of a publisher of this name beside a recording.
+
+    Args:
+        recording: its file.
+        name: of the publisher.
+        filters: topics that are recorded.
+        exclude: and those that are not after all.
+        limits: ``size`` and ``block``.
+    """
+    return {"folder": str(outbox_folder(recording, name)), "topics": filters, "exclude": exclude, **(limits or {})}
 
 
 def leftovers(folder: Path, but: str = "") -> list[Path]:

@@ -18,9 +18,9 @@ from typing import Any
 import ether as package
 from ether import clock, codecs, topics
 from ether.errors import PayloadError, SessionError, suggest
-from ether.host import Guest
+from ether.guest import Guest
 from ether.member import about_json
-from ether.model import About, Annotation, Envelope, Message, Run, State
+from ether.model import GONE, About, Annotation, Envelope, Message, Run, State
 from ether.mqtt import Connection, Receipt
 from ether.recorder.account import numbering, readings_in
 from ether.recorder.compare import Comparison, Difference
@@ -36,7 +36,6 @@ LATE_S = 0.01
 _IN_FLIGHT_BYTES = 16 << 20
 _QUIET_S = 0.5
 _PATIENCE_S = 15.0
-_GONE = (State.LOST, State.DISCONNECTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +174,7 @@ class _Player:
     def leave_out(self, names: Iterable[str], diff: bool, tolerance: float, ignore: Iterable[str]) -> None:
         """Leave out what these live instances produce now, and compare it if `diff` says so."""
         publishers = {row["name"] for row in self._recording.publishers}
-        live = {name for name, status in self._client.statuses.items() if status.state not in _GONE}
+        live = {name for name, status in self._client.statuses.items() if status.state not in GONE}
         live -= {"session", "recorder"}
         self._replaced = set(names)
         for name in self._replaced - live:
@@ -376,7 +375,7 @@ class _Player:
         """Return whether an instance still has messages to handle, by its own word."""
         statuses = self._client.statuses
         return any(
-            status.counts.get("queued") and status.state not in _GONE
+            status.counts.get("queued") and status.state not in GONE
             for name in self._replaced
             if (status := statuses.get(name)) is not None
         )

@@ -28,7 +28,7 @@ from ether.topics import check_filter, check_topic
 if TYPE_CHECKING:
     from serial import Serial
 
-    from ether.host import Guest
+    from ether.guest import Guest
 
 __all__ = ["SerialBoard", "ports", "serve"]
 

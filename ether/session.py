@@ -7,11 +7,9 @@ needs none of them.
 from __future__ import annotations
 
 import atexit
-import base64
 import json
 import logging
 import os
-import pickle
 import secrets
 import signal
 import sys
@@ -132,7 +130,8 @@ class Ether:
             SessionError: this process is in another session already.
         """
         from ether.config import Config
-        from ether.host import Host, join
+        from ether.guest import join
+        from ether.host import Host
 
         with self._lock:
             if self._client is not None:
@@ -795,21 +794,12 @@ def make_instance(orders: dict[str, Any], member: Member, client: Client, load: 
 def _unpack(orders: dict[str, Any], load: Callable[[str], type]) -> tuple[type, list[Any], dict[str, Any]]:
     """Return the class and its arguments; those that JSON cannot carry came pickled, by value."""
     if orders["pickled"]:
-        cls, args, kwargs, named = pickle.loads(base64.b64decode(orders["pickled"]))  # noqa: S301 - from our own parent
-        _name(cls, named)
+        from ether import parcel
+
+        cls, args, kwargs = parcel.unpack(orders["pickled"])
     else:
         cls, args, kwargs = orders["class_path"], orders["args"], orders["kwargs"]
     return (load(cls) if isinstance(cls, str) else cls), args, kwargs
-
-
-def _name(cls: Any, named: dict[str, Any]) -> None:
-    """Put what annotations name where it is looked up: beside the functions of the class, and in its module."""
-    around = [vars(sys.modules["__main__"])]
-    if isinstance(cls, type):
-        around += [each.__globals__ for each in vars(cls).values() if hasattr(each, "__globals__")]
-    for names in around:
-        for name, value in named.items():
-            names.setdefault(name, value)
 
 
 def _fail(member: Any, exc: BaseException, reload_it: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from ether import clock, process
 
-__all__ = ["Child", "Launcher", "ProcessState", "Restart", "Supervisor", "how"]
+__all__ = ["OURS", "Child", "Launcher", "ProcessState", "Restart", "Supervisor", "how"]
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,10 @@ class Restart:
         first, longest = self.backoff_s
         wait: float = min(first * _GROWTH ** (len(earlier) - 1), longest)
         return wait * random.uniform(1.0 - self.jitter, 1.0)  # noqa: S311 - jitter
+
+
+OURS = Restart("on-failure", max=5, within_s=60.0, backoff_s=(0.1, 5.0))
+"""For the processes that are ours: recorder and broker."""
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from ether.config import Config
 from ether.errors import FieldError
 from ether.model import About
 
-__all__ = ["Edge", "Finding", "Node", "Wiring"]
+__all__ = ["Edge", "Finding", "Node", "Wiring", "stop_order"]
 
 Level = Literal["error", "warning", "note"]
 _RECORDER = "recorder"
@@ -155,6 +155,35 @@ class Wiring:
         if only:
             found.append(Finding("note", f"heard by the recorder only: {', '.join(only)}"))
         return found
+
+
+def stop_order(names: Collection[str], abouts: Mapping[str, About], first: str, last: str) -> list[list[str]]:
+    """Return the names in groups: a group publishes to later groups only (within a cycle, together).
+
+    Args:
+        names: of instances.
+        abouts: what they say of themselves.
+        first: what it takes in may be for anybody.
+        last: it announces to the last.
+    """
+    feeds: dict[str, set[str]] = {name: set() for name in names}
+    for name in names:
+        if name != first and first in names:
+            feeds[name].add(first)
+    if last in names:
+        feeds[last] |= {name for name in names if name != last}
+    for giver in names:
+        for taker in names:
+            if giver != taker and giver in abouts and taker in abouts:
+                given, taken = abouts[giver].publishes, abouts[taker].subscribes
+                if any(topics.matches_any(taken, topic) for topic in given):
+                    feeds[taker].add(giver)
+    groups, left = [], list(names)
+    while left:
+        free = [name for name in left if not feeds[name] & set(left)] or left
+        groups.append(free)
+        left = [name for name in left if name not in free]
+    return groups
 
 
 def _near(topic: str, known: Collection[str]) -> str:

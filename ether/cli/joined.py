@@ -16,7 +16,7 @@ from ether.model import State, Status
 
 if TYPE_CHECKING:
     from ether.config import Config
-    from ether.host import Guest
+    from ether.guest import Guest
 
 __all__ = ["end_with", "find_classes_from", "joined", "take_part"]
 
@@ -54,7 +54,7 @@ def take_part(broker: str | None, namespace: str, ca: Path | None) -> tuple[Gues
         BrokerError: there is none.
     """
     from ether.config import Config
-    from ether.host import join
+    from ether.guest import join
 
     url = broker or os.environ.get("ETHER_BROKER")
     name = output.settings.session

@@ -30,7 +30,7 @@ def prune(
     """
     from ether import ghosts
     from ether.config import Config
-    from ether.host import visit
+    from ether.guest import visit
 
     given: Any = file
     if file is None and output.settings.session:

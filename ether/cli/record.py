@@ -51,7 +51,7 @@ def record(
     session's recorder alone, so what it missed while it was away comes again only if the broker kept it, and
     `ether verify` tells.
     """
-    from ether.host import provenance_of
+    from ether.provenance import provenance_of
     from ether.recorder.ingest import NAME, Recorder
     from ether.recorder.verify import verify
     from ether.topics import check_filter, check_name

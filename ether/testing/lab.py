@@ -32,7 +32,7 @@ from ether.journal import Journal
 from ether.log import SessionLog
 from ether.member import Member
 from ether.model import Message, Reading, State, Summary
-from ether.mqtt import Receipt
+from ether.mqtt import MAX_PAYLOAD, Receipt
 from ether.recorder import seal
 from ether.recorder.entries import Kind, journal_folder
 from ether.recorder.ingest import Ingest
@@ -378,7 +378,7 @@ class _Host(Host):
         assert self._member is not None
         self._member.leave(self.client.last_numbers())
 
-    def _needs_pickle(self, instance: InstanceConfig) -> bool:
+    def _needs_parcel(self, instance: InstanceConfig) -> bool:
         return False
 
     def _spawn(self, name: str, instance: InstanceConfig) -> Child:
@@ -398,8 +398,13 @@ class _Backend:
     why = "in a test"
     url = _URL
     temporary_folder = None
+    largest_payload = MAX_PAYLOAD
+    drops = None
 
-    def __exit__(self, *exc: object) -> None:
+    def facts(self) -> None:
+        """It is no process."""
+
+    def close(self) -> None:
         """It ends with the lab."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ether import brokers, host
+from ether import brokers, session_broker
 from ether.config import Config
 from ether.errors import BrokerError
 from ether.testing.broker_contract import (
@@ -114,7 +114,7 @@ def test_bad_limit_is_a_usage_error(option: str, text: str) -> None:
 
 def test_limits_of_a_session_reach_the_broker_it_starts(broker_kind: str, tmp_path: Path) -> None:
     config = Config.load({"broker": {"limits": {"packet": "10kB", "connections": 2, "session_expiry": "1h"}}})
-    limits = host._limits(config)
+    limits = session_broker._limits(config)
 
     with brokers.choose(broker_kind, folder=str(tmp_path), limits=limits) as running:
         port = int(running.url.rpartition(":")[2])

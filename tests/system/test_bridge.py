@@ -213,7 +213,7 @@ def test_what_the_session_has_taken_back_does_not_return_from_the_bench(
 def test_a_bench_that_finds_no_session_says_so_and_begins_none(
     ether: Any, hall: Shipped, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ether.host._JOIN_S", 0.5)
+    monkeypatch.setattr("ether.guest._JOIN_S", 0.5)
     config = {
         "broker": {"url": f"mqtt://127.0.0.1:{hall.port}", **USER}, "session": {"name": "hall"},
         "instances": {"generator": {"class_path": f"{PIPELINE}.Generator"}},

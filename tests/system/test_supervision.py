@@ -83,7 +83,7 @@ def test_a_port_that_somebody_has_for_a_moment_does_not_end_the_session(ether, u
     (broker,) = (each for each in processes() if _is_broker(each))
     with socket.socket() as stranger:
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        with ether._host._broker_lock:  # so that the stranger is first
+        with ether._host._broker._lock:  # so that the stranger is first
             broker.kill()
             until(lambda: not psutil.pid_exists(broker.pid))
             stranger.bind(("127.0.0.1", free_port))

@@ -18,13 +18,13 @@ from ether.recorder.verify import verify
 
 DEADLY = """
 import os
-from ether import codecs, process
-real = codecs.decode
-def decode(payload):
+from ether.recorder import account
+real = account.parsed
+def parsed(payload):
     if b"deadly" in payload:
         os.kill(os.getpid(), 9)
     return real(payload)
-codecs.decode = decode
+account.parsed = parsed
 from ether.recorder.writer import main
 """
 

@@ -40,6 +40,7 @@ class Desk:
             acknowledge=lambda receipts: self.note("acknowledge", [receipt.packet_id for receipt in receipts]),
             confirm=lambda name, said: self.note("confirm", (name, said)),
             stop=lambda: self.note("stop", None),
+            answer=lambda topic, content: self.note("answer", (topic, content)),
             trouble=lambda reason: self.note("trouble", reason),
         )
         self.journal = Journal(folder, replay=self.ingest.replayed)
@@ -305,3 +306,24 @@ def test_a_slow_disk_is_told_and_nothing_is_confirmed_early(desk: Desk, monkeypa
     go_on.set()
     desk.wait("acknowledge", lambda ids: 2 in ids)
     assert desk.ingest.pressure()["commit_ms"] >= 100
+
+
+def test_a_remark_is_answered_after_its_sync_and_not_before(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncing, go_on = threading.Event(), threading.Event()
+    sync = journal_module.sync_data
+
+    def slow(fd: int) -> None:
+        syncing.set()
+        assert go_on.wait(10)
+        sync(fd)
+
+    monkeypatch.setattr(journal_module, "sync_data", slow)
+    remark = b'{"text": "door open", "id": "7", "reply_to": "ether/reply/ada"}'
+    desk.take(Message("ether/annotation", remark, 1), 1)
+    assert syncing.wait(10)
+    assert [what for what, _ in desk.done if what == "answer"] == []
+    go_on.set()
+
+    answer = desk.wait("answer")
+    assert answer == ("ether/reply/ada", {"id": "7", "status": "success", "result": "stored"})
+    assert ("ether/annotation", remark) in desk.stored()

@@ -1003,6 +1003,8 @@ class Writer:
         self._reader = JournalReader(journal, live=True, start=resume.start)
         self._sealer = Sealer(log_level)
         self._builder = self._build(resume, raw_only)
+        self._shown = _messages_in(self.target)
+        """So many messages the public file holds already: one built anew replaces it when it holds as many."""
         self._published = -math.inf
         self._publish_every = 0.5  # the first time soon: whoever looks for the file should find it
 
@@ -1044,6 +1046,7 @@ class Writer:
         part = self._given_away(self._builder.finish(self.file, self._reader))
         self._sealer.add({**part.as_orders(), "journal": str(self.journal)})
         self._builder = self._build(part.following(), self._builder.raw_only)
+        self._shown = _messages_in(self.target)
         self._published = -math.inf  # whoever looks for the new part should find it soon
 
     def _given_away(self, part: Part) -> Part:
@@ -1058,6 +1061,8 @@ class Writer:
         return part._replace(work=part.target)
 
     def _maybe_publish(self) -> None:
+        if self._builder.messages < self._shown:
+            return
         if self._builder.dirty and clock.monotonic() - self._published >= self._publish_every:
             self._publish()
 
@@ -1079,6 +1084,15 @@ class Writer:
         part = self._builder.finish(self.file, self._reader)
         self._reader.close()
         return part
+
+
+def _messages_in(file: Path) -> int:
+    """Return how many messages a public file holds; 0 where there is none that can be read."""
+    try:
+        with h5py.File(file) as public:
+            return int(public.attrs["messages"])
+    except (OSError, RuntimeError, KeyError):
+        return 0
 
 
 def main() -> None:

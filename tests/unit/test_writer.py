@@ -394,3 +394,31 @@ def test_the_time_that_columns_took_to_make_does_not_put_off_the_next_publicatio
         writer.finish()
 
     assert waits == [3.0, 60.0, 3.0]
+
+
+def test_a_writer_that_begins_anew_never_shows_less_than_was_shown(tmp_path: Path) -> None:
+    file, seen = tmp_path / "r.h5", []
+    with Journal(journal_folder(file)) as journal:
+        for number in range(5000):
+            journal.append(head(Kind.MESSAGE, 1, T0 + number, number, "t"), oven(number, number))
+        journal.commit()
+        for more in range(2):
+            writer = Writer(file, journal_folder(file))
+            publish = writer._publish
+
+            def published(publish: Any = publish, writer: Writer = writer, count: int = 5000 + more) -> None:
+                publish()
+                with h5py.File(file) as shown:
+                    seen.append(len(shown["data/t/readings/value"]))
+                if seen[-1] >= count:
+                    writer.stopping.set()
+
+            writer._publish = published  # type: ignore[method-assign]
+            assert writer.run() is False
+            writer._builder.abandon()
+            writer._reader.close()
+            journal.append(head(Kind.MESSAGE, 1, T0, 0, "t"), oven(0, 5000 + more))
+            journal.commit()
+
+    assert seen == sorted(seen)
+    assert len(seen) > 1

@@ -381,7 +381,7 @@ def tell(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], None]:
         line = json.dumps({"test": request.node.name, **figures})
         print(line)
         if os.environ.get("SOAK_ROUNDS"):
-            with open(os.environ.get("SOAK_FIGURES", "build/soak.jsonl"), "a") as file:
+            with open(os.environ.get("SOAK_FIGURES", ROOT / "build/soak.jsonl"), "a") as file:
                 file.write(line + "\n")
 
     return tell

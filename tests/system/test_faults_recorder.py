@@ -35,7 +35,7 @@ SOAK = bool(os.environ.get("SOAK_ROUNDS"))
 KILLS, MESSAGES = (50, 20_000) if SOAK else (4, 2400)
 WRITER_KILLS = 100 if SOAK else 3
 PARTS, ROLL_KILLS = (100, 33) if SOAK else (5, 3)
-LOAD_S = 600 if SOAK else 4
+LOAD_S = 600 if SOAK else 3
 SEED = int(os.environ.get("SOAK_SEED", "4"))
 
 pytestmark = pytest.mark.timeout(1800 if SOAK else 120)

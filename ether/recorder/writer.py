@@ -1074,9 +1074,9 @@ class Writer:
         except PermissionError:  # Windows, while somebody reads it: next time
             logger.debug("the public file is held by a reader; it is replaced next time")
         self._published = clock.monotonic()
-        # At most a twentieth of the time goes into publishing, however large the file is and however many its topics.
+        # At most a thirtieth of the time goes into publishing, however large the file is and however many its topics.
         # Columns are made once, and slowly: what that took says nothing about the next time.
-        share = 20 if self._builder.schemas == schemas else 1
+        share = 30 if self._builder.schemas == schemas else 1
         self._publish_every = max(_PUBLISH_S, share * (self._published - started))
 
     def finish(self) -> Part:

@@ -393,7 +393,7 @@ def test_the_time_that_columns_took_to_make_does_not_put_off_the_next_publicatio
             waits.append(writer._publish_every)
         writer.finish()
 
-    assert waits == [3.0, 60.0, 3.0]
+    assert waits == [3.0, 90.0, 3.0]
 
 
 def test_a_writer_that_begins_anew_never_shows_less_than_was_shown(tmp_path: Path) -> None:

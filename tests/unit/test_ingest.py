@@ -284,7 +284,12 @@ def test_who_asks_from_a_number_on_is_not_told_of_holes_below(desk: Desk) -> Non
     assert desk.ingest.account.missing() == 4
 
 
-def test_a_slow_disk_is_told_and_nothing_is_confirmed_early(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+HeldSync = tuple[threading.Event, threading.Event]
+
+
+@pytest.fixture
+def held_sync(monkeypatch: pytest.MonkeyPatch) -> HeldSync:
+    """Syncs set the first event, and wait for the second."""
     syncing, go_on = threading.Event(), threading.Event()
     sync = journal_module.sync_data
 
@@ -294,6 +299,11 @@ def test_a_slow_disk_is_told_and_nothing_is_confirmed_early(desk: Desk, monkeypa
         sync(fd)
 
     monkeypatch.setattr(journal_module, "sync_data", slow)
+    return syncing, go_on
+
+
+def test_a_slow_disk_is_told_and_nothing_is_confirmed_early(desk: Desk, held_sync: HeldSync) -> None:
+    syncing, go_on = held_sync
     desk.take(reading(0), 1)
     assert syncing.wait(10)
     desk.take(reading(1), 2)
@@ -308,16 +318,8 @@ def test_a_slow_disk_is_told_and_nothing_is_confirmed_early(desk: Desk, monkeypa
     assert desk.ingest.pressure()["commit_ms"] >= 100
 
 
-def test_a_remark_is_answered_after_its_sync_and_not_before(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    syncing, go_on = threading.Event(), threading.Event()
-    sync = journal_module.sync_data
-
-    def slow(fd: int) -> None:
-        syncing.set()
-        assert go_on.wait(10)
-        sync(fd)
-
-    monkeypatch.setattr(journal_module, "sync_data", slow)
+def test_a_remark_is_answered_after_its_sync_and_not_before(desk: Desk, held_sync: HeldSync) -> None:
+    syncing, go_on = held_sync
     remark = b'{"text": "door open", "id": "7", "reply_to": "ether/reply/ada"}'
     desk.take(Message("ether/annotation", remark, 1), 1)
     assert syncing.wait(10)

@@ -91,10 +91,15 @@ def _trust(address: Address, tls: Tls) -> ssl.SSLContext:
 
 
 class _ReadAhead:
-    """A socket that reads in large pieces, so that paho's three reads a packet cost no system calls."""
+    """A socket that reads in large pieces, so that paho's three reads a packet cost no system calls.
+
+    Through TLS a read brings one record, and most brokers send each packet in one of its own: all that have come are
+    read. And Python's TLS is not made for a thread that reads while another writes, so one waits for the other.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._tls = threading.Lock() if isinstance(sock, ssl.SSLSocket) else None
         self._buffer = b""
         self._position = 0
         self.last = 0
@@ -103,13 +108,33 @@ class _ReadAhead:
     def recv(self, size: int) -> bytes:
         if self._position >= len(self._buffer):
             if size >= _READ_AHEAD:
-                return self._sock.recv(size)
-            self._buffer = self._sock.recv(_READ_AHEAD)
+                return self._read(size)
+            self._buffer = self._read(_READ_AHEAD)
             self.last = len(self._buffer)
             self._position = 0
         piece = self._buffer[self._position : self._position + size]
         self._position += len(piece)
         return piece
+
+    def send(self, data: bytes) -> int:
+        if self._tls is None:
+            return self._sock.send(data)
+        with self._tls:
+            return self._sock.send(data)
+
+    def _read(self, size: int) -> bytes:
+        if self._tls is None:
+            return self._sock.recv(size)
+        records: list[bytes] = []
+        with self._tls:
+            try:
+                while size > 0 and (record := self._sock.recv(size)):
+                    records.append(record)
+                    size -= len(record)
+            except OSError:  # nothing more has come; what is worse is met again by the next read
+                if not records:
+                    raise
+        return b"".join(records)
 
     def pending(self) -> int:
         inner = self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0

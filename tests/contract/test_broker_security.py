@@ -493,6 +493,28 @@ def test_tls_lets_in_who_trusts_the_right_authority(secured, certificates: Any) 
     assert wrong is not None and "CERTIFICATE_VERIFY_FAILED" in wrong and "\n" not in wrong
 
 
+def test_one_read_through_tls_takes_all_that_has_come(secured, certificates: Any, until: Any) -> None:
+    """A recorder waits a little after each read. With a record of TLS a read it fell behind 60 messages a second."""
+    broker = secured()
+    url = f"mqtts://boss:{PASSWORDS['boss'].replace(' ', '%20')}@127.0.0.1:{broker.port}"
+    sender, listener = (Connection(url, name, tls=Tls(ca=str(certificates.ca_pem))) for name in ("oven", "listener"))
+    got: list[bytes] = []
+    listener.gather_s = 1.0
+    listener.on_message = lambda message, receipt: got.append(message.payload)
+    for each in (sender, listener):
+        each.open()
+    listener.subscribe(["lab/#"])
+    sent = [b"%d" % number for number in range(200)]
+
+    for payload in sent:
+        sender.publish("lab/x", payload)
+
+    until(lambda: len(got) == len(sent), 20.0, "all that was sent")
+    for each in (sender, listener):
+        each.close(1.0)
+    assert got == sent
+
+
 @leaky_client
 def test_client_certificates_are_really_required(secured, certificates: Any) -> None:
     broker = secured(ca=certificates.ca_pem, require_client_cert=True)

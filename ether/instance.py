@@ -259,9 +259,13 @@ class Instance:
         self.stop(reason, safe)
 
     def close(self, further: dict[str, int], timeout: float = 5.0) -> None:
-        """Say goodbye with the last number of every topic (`further`: published by hand), and disconnect."""
+        """Say goodbye with the last number of every topic (`further`: published by hand), and disconnect.
+
+        What is not recorded yet may take what is left of the time to stop, and `timeout` at least.
+        """
         last = {topic: number - 1 for topic, number in self._numbers.items()}
-        self.member.leave({**further, **last})
+        left = (self._stop_by or 0.0) - clock.monotonic()
+        self.member.leave({**further, **last}, max(timeout, left))
         if not self.member.close(timeout):
             logger.error("%s: the broker did not confirm everything within %g s", self.name, timeout)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import psutil
 import pytest
 
 from ether import ether_pub
+from ether.mqtt import Connection
 from ether.recorder import seal
 from ether.recorder.verify import Report, verify
 from ether.supervisor import Child, Supervisor
@@ -114,6 +117,31 @@ def test_what_a_dead_publisher_left_is_sent_at_the_end_of_the_session(ether, wor
 
     assert summary.problems == ()
     _agrees(_proven(summary.recording), workdir, {pid})
+
+
+def test_the_end_waits_for_a_slow_recorder_as_long_as_the_session_allows(ether, workdir, until):
+    """It was five seconds, whatever `stop_timeout` said, and what was on its way was left out of the file."""
+    ether.tap(_config("embedded", workdir) | {"session": {"stop_timeout": "60s"}})
+    ether.start()
+    copies: Counter[bytes] = Counter()
+    onlooker = Connection(ether.info()["broker"]["url"], "onlooker")
+    onlooker.on_message = lambda message, receipt: copies.update([message.payload])
+    onlooker.open()
+    onlooker.subscribe(["ether/resend/#"])
+    until(lambda: _published(workdir) > 500, 20.0, "messages")
+    recorder, summaries = _pid(ether, "recorder"), []
+
+    os.kill(recorder, signal.SIGSTOP)
+    ending = threading.Thread(target=lambda: summaries.append(ether.shutdown()))
+    ending.start()
+    until(lambda: copies and max(copies.values()) >= 3, 40.0, "a third copy, 2, 4 and 8 s after the last answer")
+    os.kill(recorder, signal.SIGCONT)
+    ending.join(60.0)
+    onlooker.close(1.0)
+
+    (summary,) = summaries
+    assert summary.problems == ()
+    _agrees(_proven(summary.recording), workdir, set())
 
 
 def test_a_recording_that_was_not_sealed_is_a_problem_with_its_way_out(ether, workdir, until, monkeypatch):

@@ -9,7 +9,15 @@ from typing import Any, ClassVar
 import pytest
 
 from ether.brokers import Nats, find_nats
-from ether.testing.broker_contract import TIMEOUT_S, BrokerProcess, BrokerUnderTest, Client, Connect, ProcessContract, wire
+from ether.testing.broker_contract import (
+    TIMEOUT_S,
+    BrokerProcess,
+    BrokerUnderTest,
+    Client,
+    Connect,
+    ProcessContract,
+    wire,
+)
 
 
 class Hasty(Nats):

@@ -165,8 +165,8 @@ class Recorder:
         self._watcher.subscribe([topics.status("recorder"), topics.stored("bench")])
         self._watcher.open(10)
         self.child = process.spawn("ether.recorder.ingest", "recorder")
-        given = {"url": url, "file": str(file), "topics": ["#"], "log_level": "WARNING", "rotate": ROTATE, **orders}
-        process.give_orders(self.child, given)
+        given = {"url": url, "receive_maximum": brokers.Mosquitto.receive_maximum, "file": str(file), "topics": ["#"]}
+        process.give_orders(self.child, {**given, "log_level": "WARNING", "rotate": ROTATE, **orders})
         assert self._ready.wait(FAR_S), "the recorder is not ready"
 
     def _hear(self, message: Message, _: Receipt | None) -> None:

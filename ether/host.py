@@ -43,7 +43,7 @@ from ether.log import Line, SessionLog
 from ether.member import LOST_CONNECTION, Member, new_boot
 from ether.metrics import Metrics
 from ether.model import GONE, About, Message, State, Status, Summary
-from ether.mqtt import MAX_PAYLOAD, Connection, Receipt, Tls
+from ether.mqtt import MAX_PAYLOAD, RECEIVE_MAXIMUM, Connection, Receipt, Tls
 from ether.provenance import provenance_of
 from ether.safety import Safety
 from ether.session_broker import SessionBroker
@@ -344,6 +344,7 @@ class Host:
             "url": url,
             "tls": _as_orders(tls_of(self.config)),
             "namespace": self._namespace,
+            "receive_maximum": RECEIVE_MAXIMUM if self._broker is None else self._broker.receive_maximum,
             "file": str(path),
             "topics": record.topics,
             "exclude": record.exclude,

@@ -25,7 +25,7 @@ from ether.address import Address
 from ether.errors import BrokerError, PayloadError
 from ether.model import Message
 
-__all__ = ["HELD", "MAX_PAYLOAD", "Connection", "Driven", "Receipt", "Tls"]
+__all__ = ["HELD", "MAX_PAYLOAD", "RECEIVE_MAXIMUM", "Connection", "Driven", "Receipt", "Tls"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,8 @@ _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
 _PUBLISH, _DUP, _PUBACK, _DISCONNECT = 0x30, 0x08, 0x40, 0xE0
 MAX_PAYLOAD = 268_435_455 - 65_539
+RECEIVE_MAXIMUM = 20
+"""So many QoS 1 messages Mosquitto, as it is delivered, sends before the first is acknowledged; few send less."""
 HELD = object()
 """What `Connection.on_message` returns of a QoS 1 message that its owner acknowledges later; then later ones, too."""
 
@@ -418,6 +420,8 @@ class Connection:
         """Bytes; less where the broker is known to refuse more. It would end the connection, again and again."""
         self.gather_s = 0.0
         """After a read that brought little we wait so long, lest each message of many topics wake us by itself."""
+        self.receive_maximum: int | None = None
+        """With so many unacknowledged the broker sends no more, so there is nothing to wait for."""
         self._node = 0
         """Which of the address's nodes is ours."""
         self._generation = 0
@@ -643,14 +647,17 @@ class Connection:
                     self._ask_again()
                     if self._closing.is_set() and not self._client.is_connected():
                         break
-                    if self.gather_s and self._client.read_little():  # last: what has been queued is written after it
-                        self._closing.wait(self.gather_s)
+                    if self.gather_s and self._client.read_little() and not self._window_full():
+                        self._closing.wait(self.gather_s)  # last: what has been queued is written after it
             if self._up.is_set():
                 self._lost("the connection ended")
             self._node = (self._node + 1) % len(self.address.nodes)
             self._closing.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
             delay = min(delay * 2, _BACKOFF_S[1])
         self._client.close_wakeup()
+
+    def _window_full(self) -> bool:
+        return self.receive_maximum is not None and len(self._open) >= self.receive_maximum
 
     def _lost(self, reason: str) -> None:
         self._client.suspend()

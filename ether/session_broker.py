@@ -15,7 +15,7 @@ from ether.address import Address
 from ether.config import Config
 from ether.errors import BrokerError
 from ether.guest import tls_of, url_of
-from ether.mqtt import MAX_PAYLOAD
+from ether.mqtt import MAX_PAYLOAD, RECEIVE_MAXIMUM
 from ether.supervisor import OURS, how
 
 __all__ = ["SessionBroker"]
@@ -47,6 +47,7 @@ class SessionBroker:
         self.backend: brokers.Broker | None = None
         self.url = ""
         self.largest_payload = MAX_PAYLOAD
+        self.receive_maximum = RECEIVE_MAXIMUM
         self.drops: brokers.Drops | None = None
         """What it has dropped, where it counts that."""
         self._config = config
@@ -69,6 +70,7 @@ class SessionBroker:
         )  # fmt: skip
         if isinstance(broker, brokers.ChildBroker):
             broker.on_said = self._on_said
+            self.receive_maximum = broker.receive_maximum
         broker.__enter__()
         self.url = broker.url
         logger.info("broker: %s at %s, %s", broker.kind, Address.parse(self.url), broker.why)

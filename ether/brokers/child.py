@@ -18,6 +18,7 @@ from typing import IO
 from ether import clock, process
 from ether.brokers.security import SESSION_USER, Security, is_loopback
 from ether.errors import BrokerError
+from ether.mqtt import RECEIVE_MAXIMUM
 
 __all__ = ["DEFAULT_PORT", "ChildBroker", "Limits", "LoggedBroker", "free_port", "guarded", "split_listen"]
 
@@ -98,6 +99,8 @@ class ChildBroker:
     """Whether it enforces `security`; one that does not is never started with users."""
     enforces_limits = False
     """The same for `limits`."""
+    receive_maximum = RECEIVE_MAXIMUM
+    """How many messages of QoS 1 a client is sent before it acknowledges the first."""
 
     def __init__(
         self, listen: str | None = None, folder: str | None = None, why: str = "", security: Security | None = None,

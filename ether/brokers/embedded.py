@@ -28,6 +28,7 @@ class Embedded(ChildBroker):
     """Needs nothing but Python. It says on stdout where it listens, and ends when our end of its stdin closes."""
 
     kind = "embedded"
+    receive_maximum = 10_000
     enforces_security = True
     enforces_limits = True
 

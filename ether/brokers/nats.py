@@ -57,6 +57,7 @@ class Nats(LoggedBroker):
     """NATS with limits that lose nothing in a lab. They are those of `broker/cluster/nats.conf`, with the reasons."""
 
     kind = "nats"
+    receive_maximum = 500
     enforces_limits = True
 
     def __init__(
@@ -101,7 +102,7 @@ class Nats(LoggedBroker):
             "max_payload": packet,
             "max_pending": 4 * packet,
             "jetstream": {"store_dir": str(self.folder), "sync_interval": "1s"},
-            "mqtt": {"listen": f"{host}:{self.port}", "max_ack_pending": 500},
+            "mqtt": {"listen": f"{host}:{self.port}", "max_ack_pending": self.receive_maximum},
         }
         if self.limits.connections is not None:
             found["max_connections"] = self.limits.connections

@@ -29,7 +29,7 @@ from ether.errors import BrokerError, EtherError, JournalError, PayloadError
 from ether.journal import Journal, Record
 from ether.member import Member, new_boot
 from ether.model import About, Envelope, Message, State
-from ether.mqtt import Receipt, Tls
+from ether.mqtt import RECEIVE_MAXIMUM, Receipt, Tls
 from ether.outbox import hand_over, let_go, outbox_folder
 from ether.recorder.account import NOBODY, Account, numbering, readings_in
 from ether.recorder.disk import Disk
@@ -58,16 +58,13 @@ __all__ = ["Ingest", "WriterProcess", "beside", "main"]
 logger = logging.getLogger(__name__)
 
 NAME = "recorder"
-COMMIT_S = 0.02
-"""A commit waits so long for more to come: one sync then covers them all.
-
-With 35 ms, and 20 ms of `_GATHER_S`, a NATS cluster delivered nothing for a minute in one of two losses of a node.
-"""
+COMMIT_S = 0.045
+"""A commit waits so long for more to come: one sync then covers them all."""
 COMMIT_BYTES = 4 << 20
 QUEUE_BYTES = 64 << 20
 """With so much waiting for the disk we stop reading from the broker; nothing is ever dropped."""
 CONFIRM_S = 0.08
-_GATHER_S = 0.015
+_GATHER_S = 0.04
 _RETRY_S = 0.5
 _PRESSURE_S = 10.0
 _QUIET_S, _DRAIN_S = 0.05, 1.0
@@ -137,6 +134,7 @@ class Ingest:
         rotate: when a new part of the recording begins.
         full: returns whether so little of the disk is left that nothing more is to be taken.
         name: who is told to stop, and is asked; only the one called `recorder` confirms, others just listen.
+        receive_maximum: with so many messages unacknowledged the broker sends no more: waiting for more is in vain.
     """
 
     def __init__(
@@ -153,8 +151,10 @@ class Ingest:
         rotate: Rotation = Rotation(),  # noqa: B008 - a tuple
         full: Callable[[], bool] = lambda: False,
         name: str = NAME,
+        receive_maximum: int = RECEIVE_MAXIMUM,
     ) -> None:
         self.name = name
+        self._receive_maximum = receive_maximum
         self.confirms = name == NAME
         self.wanted = wanted
         self.exclude = exclude
@@ -355,7 +355,7 @@ class Ingest:
                     return
             self._change.wait(left)
         deadline = clock.monotonic() + COMMIT_S
-        while self._queued_bytes < COMMIT_BYTES and not self._closing:
+        while self._queued_bytes < COMMIT_BYTES and len(self._queue) < self._receive_maximum and not self._closing:
             left = deadline - clock.monotonic()
             if left <= 0 or not self._change.wait(left):
                 break
@@ -763,7 +763,9 @@ class Recorder:
             given["url"], self.name, namespace=namespace, boot=boot, persistent=True, manual_ack=True,
             client_id=self.client_id, tls=Tls(**tls) if tls else None,
         )  # fmt: skip
+        receive_maximum = int(given.get("receive_maximum") or RECEIVE_MAXIMUM)
         self.member.connection.gather_s = _GATHER_S
+        self.member.connection.receive_maximum = receive_maximum
         self.ingest = Ingest(
             wanted=self.wanted,
             exclude=given.get("exclude") or [],
@@ -776,6 +778,7 @@ class Recorder:
             rotate=Rotation(**self.given.get("rotate") or {}),
             full=self._disk_is_full,
             name=self.name,
+            receive_maximum=receive_maximum,
         )
         self.writer = WriterProcess(
             self.file, self.journal_folder, self.ingest.write, lambda reason: self._set_alarm("writer", reason),

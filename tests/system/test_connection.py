@@ -68,6 +68,17 @@ def test_two_thousand_publishes_in_a_row_all_arrive_in_order(connect, until):
     assert (flushed, [int(message.payload) for message in listener.got]) == (True, list(range(2000)))
 
 
+def test_a_connection_that_gathers_does_not_wait_once_the_broker_sends_no_more(connect, until):
+    listener, speaker = connect("listener", manual_ack=True), connect("speaker")
+    listener.subscribe(["row"])
+    listener.receive_maximum = 1
+
+    listener.gather_s = 60.0
+    for number in range(5):
+        speaker.publish("row", b"%d" % number)
+        until(lambda number=number: len(listener.got) > number, 10.0)
+
+
 @pytest.mark.parametrize("qos", [0, 1, 2])
 def test_every_qos_arrives_exactly_once_on_a_good_connection(connect, until, qos):
     listener, speaker = connect("listener"), connect("speaker")

@@ -79,6 +79,20 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.close()
 
 
+def test_nobody_waits_for_more_than_the_broker_sends_unacknowledged(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mosquitto as it is delivered sends twenty messages, and then waits for us."""
+    monkeypatch.setattr(ingest_module, "COMMIT_S", 60.0)
+    desk.take(reading(0))
+    numbers = list(range(1, 20))
+
+    for number in numbers:
+        desk.take(reading(number), number)
+
+    assert desk.wait("acknowledge") == numbers
+
+
 def test_nothing_is_acknowledged_or_confirmed_before_its_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(tmp_path / "j")
     synced: list[int] = []

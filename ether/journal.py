@@ -19,12 +19,14 @@ import os
 import re
 import struct
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
+from ether import clock
 from ether.checksum import crc32
 from ether.errors import JournalError
 
@@ -35,6 +37,7 @@ __all__ = [
     "Record",
     "Recovery",
     "drop_segments",
+    "hold",
     "sync_data",
     "sync_directory",
 ]
@@ -57,6 +60,8 @@ _CHUNK = 1 << 20
 _SMALL = 1 << 16
 """Pieces below this are joined before they are written: copying is cheaper than a longer vector."""
 _SMALLEST_SEGMENT = 1 << 20
+_DYING_S = 1.0
+"""A process that was killed may take so long to let go of what it held."""
 _NAME = re.compile(r"(\d{6,})\.etj\Z")
 
 
@@ -143,7 +148,7 @@ class Journal:
         self._lock: IO[bytes] | None = None
         try:
             self._make_folder()
-            self._lock = _lock(self.folder)
+            self._lock = hold(self.folder)
             self._recover(replay)
         except JournalError:
             self.close()
@@ -826,19 +831,32 @@ def _preallocate(fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 
 
-def _lock(folder: Path) -> IO[bytes] | None:
-    """Hold the folder against a second writer; the operating system lets go when the process dies."""
+def hold(folder: Path, name: str = "lock", timeout: float = _DYING_S) -> IO[bytes] | None:
+    """Hold a journal until the returned file is closed, or this process dies; wait for whoever is about to let go.
+
+    Returns:
+        None on a system without such locks.
+
+    Raises:
+        JournalError: another one has held it for `timeout` seconds.
+        FileNotFoundError: there is no such folder.
+    """
     try:
         import fcntl
     except ImportError:
         return None
-    file = open(folder / "lock", "ab")  # noqa: SIM115 - held as long as the journal
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        file.close()
-        raise JournalError(exc.errno, f"{folder}: another process writes this journal") from exc
-    return file
+    file = open(folder / name, "ab")  # noqa: SIM115 - the caller closes it
+    deadline = clock.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            if clock.monotonic() > deadline:
+                file.close()
+                raise JournalError(exc.errno, f"{folder}: another process writes this journal") from exc
+            threading.Event().wait(0.02)
+        else:
+            return file
 
 
 def _error(exc: OSError, folder: Path) -> JournalError:

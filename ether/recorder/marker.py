@@ -7,7 +7,8 @@ import struct
 from pathlib import Path
 from typing import IO
 
-from ether import clock
+from ether.errors import JournalError
+from ether.journal import hold as hold_journal
 
 __all__ = ["SEALER", "WRITER", "Marker", "hold", "settle"]
 
@@ -60,23 +61,6 @@ def hold(journal: Path, name: str, timeout: float = 5.0) -> IO[bytes] | None:
         None where it could not be had in time, where there is no journal, or on a system without such locks.
     """
     try:
-        import fcntl
-    except ImportError:
+        return hold_journal(journal, name, timeout)
+    except (FileNotFoundError, JournalError):
         return None
-    import threading
-
-    deadline = clock.monotonic() + timeout
-    try:
-        file = open(journal / name, "ab")  # noqa: SIM115 - the caller closes it
-    except FileNotFoundError:
-        return None
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if clock.monotonic() > deadline:
-                file.close()
-                return None
-            threading.Event().wait(0.02)
-        else:
-            return file

@@ -28,6 +28,7 @@ from ether import process
 from ether.checksum import crc32
 from ether.errors import EtherError, RecordingError
 from ether.journal import JournalReader, Record, drop_segments, sync_directory
+from ether.journal import hold as hold_journal
 from ether.recorder import layout
 from ether.recorder.disk import demand, trouble
 from ether.recorder.entries import Kind, journal_folder, unpack
@@ -280,10 +281,8 @@ class Held:
     """Holds a journal against its recorder, without opening (and so changing) it; JournalError where it is running."""
 
     def __init__(self, journal: Path) -> None:
-        from ether.journal import _lock
-
         # And against those it has started, which may still be about to end.
-        self._files = [_lock(journal), hold(journal, WRITER), hold(journal, SEALER)]
+        self._files = [hold_journal(journal), hold(journal, WRITER), hold(journal, SEALER)]
 
     def __enter__(self) -> None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +98,26 @@ def test_uncommitted_records_are_not_promised(tmp_path: Path) -> None:
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     with Journal(tmp_path / "j"), pytest.raises(JournalError, match="another process writes this journal"):
         Journal(tmp_path / "j")
+
+
+def test_a_journal_is_free_once_its_writer_which_was_killed_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, flock = Journal(tmp_path / "j"), fcntl.flock
+
+    def flock_of_a_dying_writer(file: Any, operation: int) -> None:
+        try:
+            flock(file, operation)
+        except BlockingIOError:
+            first.close()  # what was killed lets go of it now
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", flock_of_a_dying_writer)
+
+    with Journal(tmp_path / "j") as second:
+        second.append(b"one")
+        second.commit()
+    assert bodies(tmp_path / "j") == [b"one"]
 
 
 def test_a_missing_journal_has_one_clear_line(tmp_path: Path) -> None:

@@ -24,7 +24,10 @@ __all__ = [
     "envelope_of",
     "fields_of",
     "is_binary",
+    "numbering",
+    "parsed",
     "part",
+    "readings_in",
     "to_json",
     "unpack",
     "with_envelope",
@@ -41,6 +44,8 @@ _TAG_OF_DTYPE = {
     "|i1": 72, "<i2": 77, "<i4": 78, "<i8": 79,
     "<f2": 84, "<f4": 85, "<f8": 86,
 }  # fmt: skip
+_CBOR_KEY = b"\x66_ether"
+_MOST_READINGS = 10_000_000
 DTYPE_OF_TAG = {tag: dtype for dtype, tag in _TAG_OF_DTYPE.items()} | {
     65: ">u2", 66: ">u4", 67: ">u8", 68: "|u1", 73: ">i2", 74: ">i4", 75: ">i8", 80: ">f2", 81: ">f4", 82: ">f8",
 }  # fmt: skip
@@ -195,6 +200,74 @@ def envelope_of(payload: bytes) -> Envelope | None:
     if b"_ether" not in payload:
         return None
     return decode(payload)[1]
+
+
+def numbering(payload: bytes) -> Envelope | None:
+    """Return ether's facts about a payload; None where there are none or they cannot be read. Never raises.
+
+    Looks at the end of the payload first, where ether's own encoders put them, and never loads NumPy.
+    """
+    if b"_ether" not in payload[-400:] and b"_ether" not in payload:
+        return None
+    try:
+        if payload.startswith(CBOR_MAGIC):
+            return _numbering_cbor(payload)
+        place = payload.rfind(b'"_ether":{')
+        if place > 0 and payload[place - 1 : place] in (b"{", b","):
+            try:
+                found = pydantic_core.from_json(payload[place + 9 : -1])
+            except ValueError:
+                pass  # it is not the last member
+            else:
+                return _sound(found)
+        content = pydantic_core.from_json(payload)
+        return _sound(content.get("_ether")) if isinstance(content, dict) else None
+    except Exception:  # noqa: BLE001 - a foreign payload that happens to hold our word may raise anything
+        return None
+
+
+def parsed(payload: bytes) -> tuple[dict[str, Any] | None, Envelope | None]:
+    """Return the fields of a JSON object, and what `numbering` says of it, at the price of one; never raises.
+
+    Of any other payload the fields are None: they are for `codecs.decode` to find.
+    """
+    if payload[:1] == b"{":
+        with contextlib.suppress(ValueError):  # a text that begins like an object
+            fields: dict[str, Any] = pydantic_core.from_json(payload)
+            found = fields.pop("_ether", None)
+            return fields, _sound(found) if b"_ether" in payload else None
+    return None, numbering(payload)
+
+
+def readings_in(envelope: Envelope) -> int:
+    """Return how many numbers a message takes: `k` of a batch, one otherwise."""
+    k = envelope.k
+    return k if type(k) is int and 1 <= k <= _MOST_READINGS else 1
+
+
+def _numbering_cbor(payload: bytes) -> Envelope | None:
+    import cbor2
+
+    place = payload.rfind(_CBOR_KEY)
+    if place > 0:
+        with contextlib.suppress(Exception):  # not at the end, or not canonical: take the long way
+            found = cbor2.loads(payload[place + len(_CBOR_KEY) :])
+            if len(cbor2.dumps(found)) + place + len(_CBOR_KEY) == len(payload):
+                return _sound(found)
+    content = cbor2.loads(payload[len(CBOR_MAGIC) :], tag_hook=lambda *_: None)
+    return _sound(content.get("_ether")) if isinstance(content, dict) else None
+
+
+def _sound(found: Any) -> Envelope | None:
+    """Return the envelope where its facts have the types they must have."""
+    if not isinstance(found, dict):
+        return None
+    by, boot, number = found.get("by"), found.get("b"), found.get("n")
+    if not (isinstance(by, str) and isinstance(boot, str) and type(number) is int and 0 <= number < 1 << 62):
+        return None
+    replay = found.get("replay")
+    replay = replay if isinstance(replay, dict) else None
+    return Envelope(by, boot, number, found.get("t"), found.get("ms"), found.get("k"), found.get("dt"), replay)
 
 
 def fields_of(value: Any) -> dict[str, Any]:

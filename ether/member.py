@@ -18,7 +18,7 @@ from typing import Any
 
 import pydantic_core
 
-from ether import clock, topics
+from ether import clock, codecs, spans, topics
 from ether.errors import EtherError
 from ether.model import About, Message, State, Status
 from ether.mqtt import Connection, Receipt
@@ -102,6 +102,8 @@ class Member:
         self.on_up: Callable[[bool], None] = lambda session_present: None
         self.outbox: Sender | None = None
         """Keeps what we publish until it is recorded; None where nobody records."""
+        self._numbers: dict[tuple[str, str], tuple[str, list[list[int]]]] = {}
+        """By publisher and topic: its boot id, and the numbers that have come, as `spans`."""
         self._been_up = False
         self._about: About | None = None
         self._about_overwritten = False
@@ -220,7 +222,20 @@ class Member:
             self._about_overwritten |= found is None or found.boot != self.boot
         if self.outbox is not None:
             self.outbox.hear(message)
+        if message.qos and not message.retain and not self.connection.manual_ack and self._came_before(message):
+            return None
         return self.on_message(message, receipt)
+
+    def _came_before(self, message: Message) -> bool:
+        """Return whether a publisher sent this number again, as it must where a broker died before it acknowledged."""
+        envelope = codecs.numbering(message.payload)
+        if envelope is None:
+            return False
+        key = envelope.by, message.topic
+        boot, numbers = self._numbers.get(key, ("", []))
+        if boot != envelope.b:  # it was started again
+            boot, numbers = self._numbers[key] = envelope.b, []
+        return not spans.add(numbers, envelope.n, envelope.n + codecs.readings_in(envelope) - 1)
 
     def _beat(self) -> None:
         every = self._status.every or _LOOK_S

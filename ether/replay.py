@@ -22,7 +22,6 @@ from ether.guest import Guest
 from ether.member import about_json
 from ether.model import GONE, About, Annotation, Envelope, Message, Run, State
 from ether.mqtt import Connection, Receipt
-from ether.recorder.account import numbering, readings_in
 from ether.recorder.compare import Comparison, Difference
 from ether.recorder.layout import REPLAY
 from ether.recorder.reader import Recorded, Recording, open_recording
@@ -219,13 +218,13 @@ class _Player:
 
     def _hear(self, message: Message) -> None:
         """Take a message that one of the replaced publishes now, once; in the network thread."""
-        envelope = numbering(message.payload)
+        envelope = codecs.numbering(message.payload)
         if envelope is None or envelope.by not in self._replaced or envelope.replay is not None or message.retain:
             return
         key = (envelope.by, envelope.b, message.topic)
         if envelope.n <= self._heard.get(key, -1):
             return
-        self._heard[key] = envelope.n + readings_in(envelope) - 1
+        self._heard[key] = envelope.n + codecs.readings_in(envelope) - 1
         self._comparison(message.topic, envelope.by).now.extend(_readings(message.payload))
         self._heard_at = clock.monotonic()
 
@@ -322,7 +321,7 @@ class _Player:
                 comparison.recorded.extend(_readings(message.payload))
                 comparison.advance()
             return
-        was = numbering(message.payload)
+        was = codecs.numbering(message.payload)
 
         def encode(number: int) -> bytes:
             envelope = _envelope(message, was, wall, self._speed)
@@ -331,7 +330,7 @@ class _Player:
         by, boot = self._client.name, self._client.boot
         self._hold_on()
         try:
-            self._client.pub_numbered(message.topic, encode, 1 if was is None else readings_in(was), message.qos)
+            self._client.pub_numbered(message.topic, encode, 1 if was is None else codecs.readings_in(was), message.qos)
         except PayloadError:
             self._unreadable += 1
             return
@@ -422,7 +421,7 @@ def _last(envelope: Envelope) -> float:
     """Return the device time of the last reading."""
     if isinstance(envelope.ms, list):
         return envelope.ms[-1] if envelope.ms else 0.0
-    return (envelope.ms or 0.0) + (envelope.dt or 0.0) * (readings_in(envelope) - 1)
+    return (envelope.ms or 0.0) + (envelope.dt or 0.0) * (codecs.readings_in(envelope) - 1)
 
 
 def _first(stamps: float | list[float] | None) -> float | None:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any
 
-import pydantic_core
-
-from ether import codecs
+from ether import codecs, spans
 from ether.model import Envelope
 
-__all__ = ["NOBODY", "Account", "Track", "numbering", "parsed", "readings_in"]
+__all__ = ["NOBODY", "Account", "Track"]
 
 NOBODY = ("", "")
 """Stands for publisher and boot of messages without numbers: MQTT does not tell who sent them."""
-_MOST_READINGS = 10_000_000
-_CBOR_KEY = b"\x66_ether"
 
 
 @dataclass(slots=True)
@@ -41,40 +35,10 @@ class Track:
 
     def take(self, first: int, last: int) -> bool:
         """Note that `first` to `last` came; False where all of them had come before."""
-        spans = self.spans
-        if spans and first == spans[-1][1] + 1:
-            spans[-1][1] = last
-            self.received += last - first + 1
-            return True
-        place = bisect_right(spans, first, key=lambda span: span[0])
-        if place and spans[place - 1][1] >= last:
-            self.duplicates += 1
-            return False
-        self._merge(place, first, last)
-        return True
-
-    def lacking(self, first: int, last: int) -> list[list[int]]:
-        """Return what has not come yet of `first` to `last`, as ``[first, last]``, ascending."""
-        found = []
-        for low, high in self.spans[max(0, bisect_right(self.spans, first, key=lambda span: span[0]) - 1) :]:
-            if low > last:
-                break
-            if low > first:
-                found.append([first, low - 1])
-            first = max(first, high + 1)
-        return [*found, [first, last]] if first <= last else found
-
-    def _merge(self, place: int, first: int, last: int) -> None:
-        spans = self.spans
-        start = place - 1 if place and spans[place - 1][1] >= first - 1 else place
-        end = place
-        while end < len(spans) and spans[end][0] <= last + 1:
-            end += 1
-        had = sum(span[1] - span[0] + 1 for span in spans[start:end])
-        low = min([first] + [span[0] for span in spans[start:end]])
-        high = max([last] + [span[1] for span in spans[start:end]])
-        spans[start:end] = [[low, high]]
-        self.received += high - low + 1 - had
+        new = spans.add(self.spans, first, last)
+        self.received += new
+        self.duplicates += not new
+        return new > 0
 
     def holes(self) -> list[list[int]]:
         """Return what is missing as ``[first, last]``, ascending."""
@@ -131,13 +95,13 @@ class Account:
         if envelope is None:
             track.received += 1
             return True
-        return track.take(envelope.n, envelope.n + readings_in(envelope) - 1)
+        return track.take(envelope.n, envelope.n + codecs.readings_in(envelope) - 1)
 
     def lacking(self, topic: str, envelope: Envelope) -> list[list[int]]:
         """Return what of a message has not come yet, as ``[first, last]``."""
-        first, last = envelope.n, envelope.n + readings_in(envelope) - 1
+        first, last = envelope.n, envelope.n + codecs.readings_in(envelope) - 1
         track = self.tracks.get((envelope.by, envelope.b, topic))
-        return [[first, last]] if track is None else track.lacking(first, last)
+        return [[first, last]] if track is None else spans.lacking(track.spans, first, last)
 
     def again(self, by: str, boot: str, topic: str, count: int) -> None:
         """Note duplicates that were counted elsewhere."""
@@ -222,71 +186,3 @@ class Account:
         self._known.add(key[:2])
         track = self.tracks[key] = Track(fresh=key[:2] in self._fresh)
         return track
-
-
-def readings_in(envelope: Envelope) -> int:
-    """Return how many numbers a message takes: `k` of a batch, one otherwise."""
-    k = envelope.k
-    return k if type(k) is int and 1 <= k <= _MOST_READINGS else 1
-
-
-def numbering(payload: bytes) -> Envelope | None:
-    """Return ether's facts about a payload; None where there are none or they cannot be read. Never raises.
-
-    Looks at the end of the payload first, where ether's own encoders put them, and never loads NumPy.
-    """
-    if b"_ether" not in payload[-400:] and b"_ether" not in payload:
-        return None
-    try:
-        if payload.startswith(codecs.CBOR_MAGIC):
-            return _numbering_cbor(payload)
-        place = payload.rfind(b'"_ether":{')
-        if place > 0 and payload[place - 1 : place] in (b"{", b","):
-            try:
-                found = pydantic_core.from_json(payload[place + 9 : -1])
-            except ValueError:
-                pass  # it is not the last member
-            else:
-                return _envelope(found)
-        content = pydantic_core.from_json(payload)
-        return _envelope(content.get("_ether")) if isinstance(content, dict) else None
-    except Exception:  # noqa: BLE001 - a foreign payload that happens to hold our word may raise anything
-        return None
-
-
-def parsed(payload: bytes) -> tuple[dict[str, Any] | None, Envelope | None]:
-    """Return the fields of a JSON object, and what `numbering` says of it, at the price of one; never raises.
-
-    Of any other payload the fields are None: they are for `codecs.decode` to find.
-    """
-    if payload[:1] == b"{":
-        with contextlib.suppress(ValueError):  # a text that begins like an object
-            fields: dict[str, Any] = pydantic_core.from_json(payload)
-            found = fields.pop("_ether", None)
-            return fields, _envelope(found) if b"_ether" in payload else None
-    return None, numbering(payload)
-
-
-def _numbering_cbor(payload: bytes) -> Envelope | None:
-    import cbor2
-
-    place = payload.rfind(_CBOR_KEY)
-    if place > 0:
-        with contextlib.suppress(Exception):  # not at the end, or not canonical: take the long way
-            found = cbor2.loads(payload[place + len(_CBOR_KEY) :])
-            if len(cbor2.dumps(found)) + place + len(_CBOR_KEY) == len(payload):
-                return _envelope(found)
-    content = cbor2.loads(payload[len(codecs.CBOR_MAGIC) :], tag_hook=lambda *_: None)
-    return _envelope(content.get("_ether")) if isinstance(content, dict) else None
-
-
-def _envelope(found: Any) -> Envelope | None:
-    """Return the envelope where its facts have the types they must have."""
-    if not isinstance(found, dict):
-        return None
-    by, boot, number = found.get("by"), found.get("b"), found.get("n")
-    if not (isinstance(by, str) and isinstance(boot, str) and type(number) is int and 0 <= number < 1 << 62):
-        return None
-    replay = found.get("replay")
-    replay = replay if isinstance(replay, dict) else None
-    return Envelope(by, boot, number, found.get("t"), found.get("ms"), found.get("k"), found.get("dt"), replay)

@@ -31,7 +31,7 @@ from ether.member import Member, new_boot
 from ether.model import About, Envelope, Message, State
 from ether.mqtt import RECEIVE_MAXIMUM, Receipt, Tls
 from ether.outbox import hand_over, let_go, outbox_folder
-from ether.recorder.account import NOBODY, Account, numbering, readings_in
+from ether.recorder.account import NOBODY, Account
 from ether.recorder.disk import Disk
 from ether.recorder.entries import (
     ANSWERS_KEPT,
@@ -228,7 +228,7 @@ class Ingest:
     def _note(self, entry: Entry) -> None:
         reserved = topics.parse(entry.topic)
         if reserved is None:
-            envelope = numbering(entry.payload)
+            envelope = codecs.numbering(entry.payload)
             self.account.take(entry.topic, envelope, entry.flags & QOS)
             if envelope is not None:
                 self._changed.add((envelope.by, envelope.b, entry.topic))
@@ -372,7 +372,7 @@ class Ingest:
         if reserved is None:
             if flags & RETAIN or not self._records(topic):
                 return
-            envelope = numbering(payload)
+            envelope = codecs.numbering(payload)
             if envelope is not None and envelope.k and self._append_part(item, topic, envelope):
                 return
             new = self.account.take(topic, envelope, flags & QOS)
@@ -402,7 +402,7 @@ class Ingest:
         A device may cut its batches differently when it sends again.
         """
         spans = self.account.lacking(topic, envelope)
-        if not spans or spans == [[envelope.n, envelope.n + readings_in(envelope) - 1]]:
+        if not spans or spans == [[envelope.n, envelope.n + codecs.readings_in(envelope) - 1]]:
             return False
         try:
             parts = [codecs.part(item.payload, first, last) for first, last in spans]

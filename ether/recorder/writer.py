@@ -28,7 +28,7 @@ from ether.checksum import crc32
 from ether.journal import JournalReader, Record, sync_directory
 from ether.model import Envelope
 from ether.recorder import layout
-from ether.recorder.account import NOBODY, Account, numbering, parsed, readings_in
+from ether.recorder.account import NOBODY, Account
 from ether.recorder.columns import Block, Group, flatten, new_dataset, write_rows
 from ether.recorder.device_clock import DeviceClock, Sample
 from ether.recorder.disk import trouble
@@ -248,12 +248,12 @@ class Builder:
         fields: dict[str, Any] | None = None
         envelope: Envelope | None = None
         if reserved is None:
-            fields, envelope = (None, numbering(payload)) if raw_only else parsed(payload)
+            fields, envelope = (None, codecs.numbering(payload)) if raw_only else codecs.parsed(payload)
         publisher = NONE_ID
         number, readings = -1, 1
         if envelope is not None:
             publisher = self._publisher(envelope.by, envelope.b)
-            number, readings = envelope.n, readings_in(envelope)
+            number, readings = envelope.n, codecs.readings_in(envelope)
             track = self.account.tracks.get((envelope.by, envelope.b, entry.topic))
             if track is not None and track.spans and number < track.spans[-1][1]:
                 flags |= layout.FLAG_OUT_OF_ORDER
@@ -1133,7 +1133,7 @@ def main() -> None:
 
 def _batch(fields: dict[str, Any], envelope: Envelope) -> Block:
     """Return a batch as a block; ValueError where its fields are not all of length `k`."""
-    rows = readings_in(envelope)
+    rows = codecs.readings_in(envelope)
     if envelope.k != rows:
         raise ValueError("the batch says no usable number of readings")
     flat = flatten(fields)

@@ -12,7 +12,7 @@ import pytest
 from hardware_c import LANGUAGES, SANITIZED, SOURCES, Bench, Packet, build, publish
 from hardware_vectors import payload_of, vectors
 
-from ether.recorder.account import numbering
+from ether import codecs
 
 OUTGOING, INCOMING, PACKETS = vectors("outgoing"), vectors("incoming"), vectors("packets")
 READY = '{"state":"ready","boot":"11223344","every":2}'
@@ -146,7 +146,7 @@ def test_a_block_that_cannot_be_sent_takes_no_number(bench):
     assert bench("block", 77, 1000, *range(10)) == "1"
     bench("poll")
 
-    envelopes = [numbering(packet.payload) for packet in bench.sent()]
+    envelopes = [codecs.numbering(packet.payload) for packet in bench.sent()]
     assert [(envelope.n, envelope.k) for envelope in envelopes] == [(0, 10), (10, 10)]
 
 

@@ -11,7 +11,6 @@ from hardware_vectors import payload_of, vectors
 from ether import codecs
 from ether.member import _status_json, read_about, read_status
 from ether.model import Envelope, State, Status
-from ether.recorder.account import numbering
 
 BY, BOOT = "bench1", "9f3c01aa"
 OUTGOING = vectors("outgoing")
@@ -50,7 +49,7 @@ def test_encoded_block(vector):
     payload = payload_of(vector)
 
     assert codecs.encode({"value": values}, envelope) == payload
-    assert numbering(payload) == envelope
+    assert codecs.numbering(payload) == envelope
     np.testing.assert_array_equal(codecs.decode(payload)[0]["value"], values)
 
 

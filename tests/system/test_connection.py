@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from ether import brokers
+from ether import brokers, codecs
 from ether.errors import BrokerError
 from ether.member import Member
-from ether.model import About, Message, State
+from ether.model import About, Envelope, Message, State
 from ether.mqtt import HELD, Connection, Receipt
 from ether.testing.broker_contract import Packet, wire
 
@@ -492,6 +492,32 @@ def _filters(body: bytes) -> int:
         at += 3 + int.from_bytes(body[at : at + 2], "big")
         count += 1
     return count
+
+
+def test_what_a_publisher_sends_again_is_given_to_a_handler_once(member, connect, until):
+    """As it must after a broker died that had passed a number on and not acknowledged it."""
+    listener, speaker, got = member("listener"), connect("speaker"), []
+    listener.on_message = lambda message, receipt: got.append(codecs.decode(message.payload)[0].get("v"))
+    listener.connection.subscribe(["lab/#"])
+
+    def say(value: str, number: int, boot: str = "b1", topic: str = "lab/x", **options: Any) -> None:
+        speaker.publish(topic, codecs.encode({"v": value}, Envelope("oven", boot, number, 1.0)), **options)
+
+    for number in (0, 1, 1, 0, 3, 2, 2, 3):  # 3 overtook 2, as over a cluster
+        say(f"n{number}", number)
+    say("other topic", 0, topic="lab/y")
+    say("started again", 0, "b2")
+    say("started again", 0, "b2")
+    say("QoS 0", 1, "b2", qos=0)
+    say("QoS 0", 1, "b2", qos=0)  # never sent again, so these are two
+    for _ in range(2):
+        speaker.publish("lab/x", b'{"v": "no number"}')
+    speaker.publish("lab/x", b'{"v": "end"}')
+
+    until(lambda: "end" in got)
+    assert got == [
+        "n0", "n1", "n3", "n2", "other topic", "started again", "QoS 0", "QoS 0", "no number", "no number", "end",
+    ]  # fmt: skip
 
 
 @pytest.fixture

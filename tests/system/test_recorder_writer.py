@@ -18,13 +18,13 @@ from ether.recorder.verify import verify
 
 DEADLY = """
 import os
-from ether.recorder import account
-real = account.parsed
+from ether import codecs
+real = codecs.parsed
 def parsed(payload):
     if b"deadly" in payload:
         os.kill(os.getpid(), 9)
     return real(payload)
-account.parsed = parsed
+codecs.parsed = parsed
 from ether.recorder.writer import main
 """
 

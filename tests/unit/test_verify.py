@@ -17,7 +17,7 @@ from ether.errors import RecordingError
 from ether.journal import Journal
 from ether.model import Envelope
 from ether.recorder import seal
-from ether.recorder.account import Account, Track, numbering, parsed
+from ether.recorder.account import Account, Track
 from ether.recorder.entries import Kind, head, journal_folder, note
 from ether.recorder.verify import verify
 
@@ -290,7 +290,7 @@ def test_a_watermark_never_passes_a_hole() -> None:
     ],
 )
 def test_numbering_is_found_wherever_it_stands(payload: bytes) -> None:
-    assert numbering(payload) == Envelope("x", "y", 7, 1.5)
+    assert codecs.numbering(payload) == Envelope("x", "y", 7, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_numbering_is_found_wherever_it_stands(payload: bytes) -> None:
      b'{"a":{"_ether":{"by":"x","b":"y","n":7}}}'],
 )  # fmt: skip
 def test_what_is_no_numbering_is_none(payload: bytes) -> None:
-    assert numbering(payload) is None
+    assert codecs.numbering(payload) is None
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_what_is_no_numbering_is_none(payload: bytes) -> None:
     ],
 )
 def test_the_writer_numbers_a_message_as_ingest_does(payload: bytes) -> None:
-    fields, envelope = parsed(payload)
+    fields, envelope = codecs.parsed(payload)
 
-    assert envelope == numbering(payload)
+    assert envelope == codecs.numbering(payload)
     assert fields is None or fields == codecs.decode(payload)[0]

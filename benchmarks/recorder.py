@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,7 +166,7 @@ class Recorder:
         self._watcher.subscribe([topics.status("recorder"), topics.stored("bench")])
         self._watcher.open(10)
         self.child = process.spawn("ether.recorder.ingest", "recorder")
-        given = {"url": url, "receive_maximum": brokers.Mosquitto.receive_maximum, "file": str(file), "topics": ["#"]}
+        given = {"url": url, "limits": asdict(brokers.Mosquitto.takes), "file": str(file), "topics": ["#"]}
         process.give_orders(self.child, {**given, "log_level": "WARNING", "rotate": ROTATE, **orders})
         assert self._ready.wait(FAR_S), "the recorder is not ready"
 

@@ -48,10 +48,12 @@ class Answers:
         """Carry out an order, or answer a question, and tell whoever asked."""
         try:
             answer = {"status": "success", "result": self._carry_out(order, fields)}
+            payload = codecs.encode({"id": fields.get("id"), **answer})
+            self._connection.check(str(fields.get("reply_to", "")), payload)
         except EtherError as exc:
             logger.error("%s: %s", order.verb, exc)
             answer = {"status": "error", "error": str(exc), "type": type(exc).__name__}
-        payload = codecs.encode({"id": fields.get("id"), **answer})
+            payload = codecs.encode({"id": fields.get("id"), **answer})
         self._given[str(fields.get("id", ""))] = payload
         self._reply(fields, payload)
 

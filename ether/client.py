@@ -481,7 +481,7 @@ class Client:
         with self._numbering:
             number = self._numbers.get(topic, 0)
             payload = encode(number)
-            self.connection.check_size(topic, payload)
+            self.connection.check(topic, payload)
             self._numbers[topic] = number + readings
             if self.outbox is not None:
                 self.outbox.keep(topic, number, readings, payload)

@@ -16,7 +16,7 @@ from ether.config import Config
 from ether.errors import BrokerError, SessionError
 from ether.member import LOST_CONNECTION, new_boot
 from ether.model import GONE, Message
-from ether.mqtt import Connection, Receipt, Tls
+from ether.mqtt import BrokerLimits, Connection, Receipt, Tls
 from ether.outbox import Sender, sender_orders
 
 __all__ = ["Guest", "join", "tls_of", "url_of", "visit"]
@@ -109,6 +109,9 @@ class Guest:
         if self.client.outbox is not None:
             self.client.outbox.hear(message)
         self.client.take(message)
+        if message.topic == topics.SESSION:
+            broker = self.client.session.get("broker")
+            self.connection.limits = BrokerLimits.read(broker.get("limits") if isinstance(broker, dict) else None)
 
     def _came_up(self, _session_present: bool) -> None:
         if self.client.outbox is not None:

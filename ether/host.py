@@ -43,7 +43,7 @@ from ether.log import Line, SessionLog
 from ether.member import LOST_CONNECTION, Member, new_boot
 from ether.metrics import Metrics
 from ether.model import GONE, About, Message, State, Status, Summary
-from ether.mqtt import MAX_PAYLOAD, RECEIVE_MAXIMUM, Connection, Receipt, Tls
+from ether.mqtt import BrokerLimits, Connection, Receipt, Tls
 from ether.provenance import provenance_of
 from ether.safety import Safety
 from ether.session_broker import SessionBroker
@@ -114,8 +114,11 @@ class Host:
         self._storage = Storage(config, guest)
 
     @property
-    def _largest_payload(self) -> int:
-        return MAX_PAYLOAD if self._broker is None else self._broker.largest_payload
+    def _limits(self) -> BrokerLimits:
+        """What the broker takes of a client, as far as it is known."""
+        if self._broker is not None:
+            return self._broker.limits
+        return BrokerLimits() if self._guest is None else self._guest.connection.limits
 
     @property
     def _drops(self) -> brokers.Drops | None:
@@ -228,7 +231,7 @@ class Host:
             "tls": _as_orders(tls_of(self.config)),
             "namespace": self._namespace,
             "log_level": _log_level(),
-            "largest_payload": self._largest_payload,
+            "limits": asdict(self._limits),
             "start_timeout": self.config.session.start_timeout,
             "recorded": self.config.record is not None and self._guest is None,
             "outbox": self._storage.orders(name),
@@ -261,7 +264,7 @@ class Host:
             self.client.connection.on_down = lambda reason: self.client.poke()
             return
         member = self._member = self._new_member("session", boot=self._boot)
-        member.connection.largest_payload = self._largest_payload
+        member.connection.limits = self._limits
         self.client = Client(member.connection, "session", member.boot)
         self.client.on_change = self._status_changed
         member.on_message = self._receive
@@ -325,7 +328,12 @@ class Host:
             "user": runtime.user(),
             "versions": {"ether": package.__version__, "python": platform.python_version()},
             "config": f"sha256:{sha256(self.config.text.encode()).hexdigest()}",
-            "broker": {"url": str(Address.parse(self._url)), "kind": self._broker.kind, "why": self._broker.why},
+            "broker": {
+                "url": str(Address.parse(self._url)),
+                "kind": self._broker.kind,
+                "why": self._broker.why,
+                "limits": asdict(self._limits),
+            },
             "recording": None if self._storage.recording is None else str(self._storage.recording),
         }
         self._member.connection.publish(topics.SESSION, codecs.encode(content), 1, retain=True)
@@ -344,7 +352,7 @@ class Host:
             "url": url,
             "tls": _as_orders(tls_of(self.config)),
             "namespace": self._namespace,
-            "receive_maximum": RECEIVE_MAXIMUM if self._broker is None else self._broker.receive_maximum,
+            "limits": asdict(self._limits),
             "file": str(path),
             "topics": record.topics,
             "exclude": record.exclude,
@@ -377,7 +385,7 @@ class Host:
             "params": {name: each.model_dump() for name, each in instance.params.items()},
             "outbox": self._storage.orders(name),
             "recorded": self.config.record is not None and self._guest is None,
-            "largest_payload": self._largest_payload,
+            "limits": asdict(self._limits),
             "started": self.started,
             "start_timeout": self.config.session.start_timeout,
             "drain_timeout": self.config.session.stop_timeout,
@@ -559,7 +567,7 @@ class Host:
             raise SessionError(f"an instance is called {name!r} already; choose another name")
         component = Component.of(type(target))
         member = self._new_member(name)
-        member.connection.largest_payload = self._largest_payload
+        member.connection.limits = self._limits
         member.outbox = self._storage.sender(name, member)
         instance = Instance(component, target, member, drain_timeout=self.config.session.stop_timeout)
         member.open()

@@ -740,7 +740,7 @@ class Instance:
         if clock.now() > deadline:
             logger.warning("%s: a call of %s came after its deadline and was dropped", self.name, method_name)
             return
-        reply = self._perform(call_id, method_name, params)
+        reply = self._perform(call_id, method_name, params, reply_to)
         self._replies[call_id] = (reply_to, reply)
         while len(self._replies) > _REPLIES_KEPT:
             self._replies.popitem(last=False)
@@ -749,12 +749,17 @@ class Instance:
     def _reply(self, reply_to: str, payload: bytes) -> None:
         self.member.connection.publish(reply_to, payload, 1)
 
-    def _perform(self, call_id: str, method_name: str, params: dict[str, Any]) -> bytes:
+    def _perform(self, call_id: str, method_name: str, params: dict[str, Any], reply_to: str) -> bytes:
         """Return the reply to a call: success with the result, or the error with its type and traceback."""
+
+        def success(result: Any) -> bytes:
+            reply = codecs.encode({"id": call_id, "status": "success", "result": result})
+            self.member.connection.check(reply_to, reply)
+            return reply
+
         try:
             if method_name in (topics.PARAM_GET, topics.PARAM_SET):
-                result = self._parameter(method_name, **params)
-                return codecs.encode({"id": call_id, "status": "success", "result": result})
+                return success(self._parameter(method_name, **params))
             method = self.component.methods.get(method_name)
             if method is None or not (method.call or method.inputs):
                 known = ", ".join(sorted(self.component.calls())) or "none"
@@ -768,7 +773,7 @@ class Instance:
                     self.emit(method, item)
             elif method.outputs:
                 self.emit(method, result)
-            return codecs.encode({"id": call_id, "status": "success", "result": result})
+            return success(result)
         except _ENDS:
             raise
         except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
@@ -828,7 +833,7 @@ class Instance:
         with self._emitting:
             number = self._numbers.get(output.topic, 0)
             payload = self._signer.encode(value, number, clock.now())
-            self.member.connection.check_size(output.topic, payload)  # before it has a number and is kept
+            self.member.connection.check(output.topic, payload)  # before it has a number and is kept
             self._numbers[output.topic] = number + 1
             self._send(output, payload, number, 1)
 
@@ -881,7 +886,7 @@ class Instance:
         envelope = Envelope(self.name, self.member.boot, number, batch.times, k=count)
         payload = codecs.encode(batch.fields, envelope)
         batch.times = []
-        self.member.connection.check_size(output.topic, payload)
+        self.member.connection.check(output.topic, payload)
         self._numbers[output.topic] = number + count
         self._send(output, payload, number, count)
 

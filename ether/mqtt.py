@@ -14,7 +14,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from paho.mqtt.client import Client, MQTTMessage
@@ -22,10 +22,10 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersi
 
 from ether import clock, topics
 from ether.address import Address
-from ether.errors import BrokerError, PayloadError
+from ether.errors import BrokerError, PayloadError, TopicError
 from ether.model import Message
 
-__all__ = ["HELD", "MAX_PAYLOAD", "RECEIVE_MAXIMUM", "Connection", "Driven", "Receipt", "Tls"]
+__all__ = ["HELD", "BrokerLimits", "Connection", "Driven", "Receipt", "Tls"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +42,32 @@ _READ_AHEAD = 64 * 1024
 _LITTLE = 4096
 _WRITE_TOGETHER = 64 * 1024
 _DIRECT = 4  # with more than so many messages in flight it is a burst, and joining beats writing at once
+_LONGEST_TOPIC = 65_535
 _PUBLISH, _DUP, _PUBACK, _DISCONNECT = 0x30, 0x08, 0x40, 0xE0
-MAX_PAYLOAD = 268_435_455 - 65_539
-RECEIVE_MAXIMUM = 20
-"""So many QoS 1 messages Mosquitto, as it is delivered, sends before the first is acknowledged; few send less."""
 HELD = object()
 """What `Connection.on_message` returns of a QoS 1 message that its owner acknowledges later; then later ones, too."""
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerLimits:
+    """What a broker takes of a client. Most end the connection for more, and again when it is sent again."""
+
+    largest_message: int = 268_435_455 - 4
+    """Bytes of topic and payload together; as delivered what MQTT carries."""
+    spaces: bool = True
+    """Whether topics may have spaces."""
+    receive_maximum: int = 20
+    """So many QoS 1 messages it sends before the first is acknowledged; Mosquitto's as delivered, few have less."""
+
+    @classmethod
+    def read(cls, content: Any) -> BrokerLimits:
+        """Return what a session says of its broker; what holds for any where it says nothing that can be read."""
+        try:
+            found = cls(**content)
+        except TypeError:
+            return cls()
+        sound = all(type(getattr(found, each.name)) is type(each.default) for each in fields(cls))
+        return found if sound else cls()
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,12 +436,10 @@ class Connection:
         self.on_up: Callable[[bool], None] = lambda session_present: None
         self.on_down: Callable[[str], None] = lambda reason: None
         self.manual_ack = manual_ack
-        self.largest_payload = MAX_PAYLOAD
-        """Bytes; less where the broker is known to refuse more. It would end the connection, again and again."""
+        self.limits = BrokerLimits()
+        """What is known of the broker."""
         self.gather_s = 0.0
         """After a read that brought little we wait so long, lest each message of many topics wake us by itself."""
-        self.receive_maximum: int | None = None
-        """With so many unacknowledged the broker sends no more, so there is nothing to wait for."""
         self._node = 0
         """Which of the address's nodes is ours."""
         self._generation = 0
@@ -558,6 +576,7 @@ class Connection:
         Raises:
             BrokerError: the connection is closed for good.
             PayloadError: larger than MQTT, or this broker, takes.
+            TopicError: this broker does not take such topics.
         """
         client = self._client
         window = _WINDOW if qos < 2 else _WINDOW_QOS_2
@@ -566,7 +585,7 @@ class Connection:
         if self._closing.is_set():
             raise BrokerError(f"{self.client_id}: the connection to {self.address} is closed; {topic!r} was not sent")
         full_topic = topics.join(self.namespace, topic)
-        self.check_size(topic, payload)
+        self.check(topic, payload)
         if qos < 2:
             return client.send(full_topic.encode(), payload, qos, retain)
         rc = client.publish(full_topic, payload, qos, retain).rc
@@ -574,13 +593,17 @@ class Connection:
             raise BrokerError(f"{self.client_id}: could not send to {topic!r}: {rc.name}")
         return True
 
-    def check_size(self, topic: str, payload: bytes) -> None:
-        """Raise PayloadError for what is larger than MQTT, or this broker, takes."""
-        if len(payload) > self.largest_payload:
-            who = "MQTT carries" if self.largest_payload == MAX_PAYLOAD else f"the broker {self.address} takes"
-            raise PayloadError(
-                f"{topic!r}: {len(payload)} bytes; {who} {self.largest_payload} at most, so send it in parts"
-            )
+    def check(self, topic: str, payload: bytes) -> None:
+        """Raise PayloadError for what is larger than the broker takes, TopicError for a topic that it does not take."""
+        limits = self.limits
+        left = limits.largest_message - len(payload)
+        if left < _LONGEST_TOPIC and (size := len(topics.join(self.namespace, topic).encode())) > left:
+            all_of_mqtt = limits.largest_message == BrokerLimits().largest_message
+            who = "MQTT carries" if all_of_mqtt else f"the broker {self.address} takes"
+            most = limits.largest_message - size
+            raise PayloadError(f"{topic!r}: {len(payload)} bytes; {who} {most} at most, so send it in parts")
+        if not limits.spaces and " " in topic:
+            raise TopicError(f"{topic!r}: the broker {self.address} takes no topics with spaces; choose another name")
 
     def _wait_for_room(self, window: int) -> None:
         started = clock.monotonic()
@@ -657,7 +680,8 @@ class Connection:
         self._client.close_wakeup()
 
     def _window_full(self) -> bool:
-        return self.receive_maximum is not None and len(self._open) >= self.receive_maximum
+        """Return whether the broker sends no more until we acknowledge, so that waiting for more is in vain."""
+        return len(self._open) >= self.limits.receive_maximum
 
     def _lost(self, reason: str) -> None:
         self._client.suspend()

@@ -708,7 +708,7 @@ def main() -> None:
     from ether.component import Component, bind, load_class, registry_marks
     from ether.instance import make_safe  # and what it imports
     from ether.member import Member
-    from ether.mqtt import Tls
+    from ether.mqtt import BrokerLimits, Tls
     from ether.outbox import Sender
 
     # A handler that computes must not keep the network thread from the interpreter for Python's usual 5 ms.
@@ -724,7 +724,7 @@ def main() -> None:
         return
     tls = Tls(**orders["tls"]) if orders["tls"] else None
     member = Member(orders["url"], name, namespace=orders["namespace"], tls=tls)
-    member.connection.largest_payload = orders["largest_payload"]
+    member.connection.limits = BrokerLimits(**orders["limits"])
     client = Client(member.connection, name, member.boot)
     member.on_message = lambda message, receipt: client.take(message)
     member.on_up = lambda session_present: client.renew_runs()

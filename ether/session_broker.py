@@ -15,7 +15,7 @@ from ether.address import Address
 from ether.config import Config
 from ether.errors import BrokerError
 from ether.guest import tls_of, url_of
-from ether.mqtt import MAX_PAYLOAD, RECEIVE_MAXIMUM
+from ether.mqtt import BrokerLimits
 from ether.supervisor import OURS, how
 
 __all__ = ["SessionBroker"]
@@ -46,8 +46,8 @@ class SessionBroker:
         """
         self.backend: brokers.Broker | None = None
         self.url = ""
-        self.largest_payload = MAX_PAYLOAD
-        self.receive_maximum = RECEIVE_MAXIMUM
+        self.limits = BrokerLimits()
+        """What it takes of a client, as far as we know."""
         self.drops: brokers.Drops | None = None
         """What it has dropped, where it counts that."""
         self._config = config
@@ -70,7 +70,7 @@ class SessionBroker:
         )  # fmt: skip
         if isinstance(broker, brokers.ChildBroker):
             broker.on_said = self._on_said
-            self.receive_maximum = broker.receive_maximum
+            self.limits = broker.client_limits
         broker.__enter__()
         self.url = broker.url
         logger.info("broker: %s at %s, %s", broker.kind, Address.parse(self.url), broker.why)
@@ -148,7 +148,9 @@ class SessionBroker:
                 seen = "no" if value is False else value
                 logger.warning("broker %s: %s: %s; %s", found.address, name.replace("_", " "), seen, lacking[name])
         if found.refused_payload is not None:
-            self.largest_payload = found.refused_payload - 1
+            self.limits = replace(self.limits, largest_message=found.refused_payload - 1)
+        if found.spaced_topics is False:
+            self.limits = replace(self.limits, spaces=False)
         if found.drops_counted:
             kind = "embedded" if found.version.startswith("ether_broker") else "mosquitto"
             self.drops = brokers.Drops(_QUEUE_LIMITS[kind])

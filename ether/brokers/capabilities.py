@@ -70,6 +70,8 @@ class BrokerCapabilities:
     """Bytes of the largest payload that arrived; nothing above 16 MiB was tried."""
     refused_payload: int | None = None
     """Bytes of the smallest payload that the broker dropped, or ended the connection for."""
+    spaced_topics: bool | None = None
+    """A message on a topic with a space arrived."""
     drops_counted: bool | None = None
     """``$SYS/broker/publish/messages/dropped`` tells how much was dropped."""
     notes: dict[str, str] = field(default_factory=dict)
@@ -89,7 +91,7 @@ def measure(url: str, *, namespace: str = "", tls: Tls | None = None) -> BrokerC
     probe = _Probe(url, namespace, tls, _PATIENCE_S)
     probe.look()
     found = probe.try_out("level", "retained", "queued", "redelivered", "will", "shared", "overlapping_copies",
-                          "drops_counted", "largest_payload")  # fmt: skip
+                          "spaced_topics", "drops_counted", "largest_payload")  # fmt: skip
     if probe.barred:
         return found
     try:
@@ -126,6 +128,7 @@ _ADVICE = {
     "will": "whoever vanishes is missed by its heartbeat only, after some seconds; a device without one never",
     "shared": "do not build on `$share/…` here; nothing in ether does",
     "refused_payload": "a larger one is an error at its publisher; raise the limit, or send it in parts",
+    "spaced_topics": "a topic with a space is an error at its publisher; choose names without",
     "drops_counted": "what the broker drops is seen only where publishers number their messages, as ether's do",
 }
 
@@ -341,6 +344,14 @@ class _Probe:
             client.wait(lambda: any(got.topic == later for got in client.messages), self.patience_s)
             client.wait(lambda: False, _GRACE_S / 5)
             self.note(overlapping_copies=sum(got.topic == topic for got in client.messages))
+
+    def _spaced_topics(self) -> None:
+        topic = f"{self.prefix}/with a space"
+        with self.client() as client:
+            self._granted(client, f"{self.prefix}/+")
+            self._sent(client, b"x", topic=topic)
+            came = client.wait(lambda: any(got.topic == topic for got in client.messages), self.patience_s)
+            self.note(spaced_topics=came)
 
     def _drops_counted(self) -> None:
         with self.client() as client:

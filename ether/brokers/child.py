@@ -11,14 +11,14 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from ether import clock, process
 from ether.brokers.security import SESSION_USER, Security, is_loopback
 from ether.errors import BrokerError
-from ether.mqtt import RECEIVE_MAXIMUM
+from ether.mqtt import BrokerLimits
 
 __all__ = ["DEFAULT_PORT", "ChildBroker", "Limits", "LoggedBroker", "free_port", "guarded", "split_listen"]
 
@@ -99,8 +99,10 @@ class ChildBroker:
     """Whether it enforces `security`; one that does not is never started with users."""
     enforces_limits = False
     """The same for `limits`."""
-    receive_maximum = RECEIVE_MAXIMUM
-    """How many messages of QoS 1 a client is sent before it acknowledges the first."""
+    takes = BrokerLimits()
+    """What it takes of a client, unless it is given `limits`."""
+    around = 9
+    """Bytes of a packet around topic and payload, at most."""
 
     def __init__(
         self, listen: str | None = None, folder: str | None = None, why: str = "", security: Security | None = None,
@@ -126,6 +128,12 @@ class ChildBroker:
         """Of the listener without TLS, where there is one for the session's own processes."""
         self._folder = folder
         self.folder = Path()
+
+    @property
+    def client_limits(self) -> BrokerLimits:
+        """What it takes of a client."""
+        packet = self.limits.packet_bytes
+        return self.takes if packet is None else replace(self.takes, largest_message=max(0, packet - self.around))
 
     @property
     def url(self) -> str:

@@ -13,12 +13,14 @@ from typing import IO
 from ether.brokers.child import ChildBroker, Limits
 from ether.brokers.security import Security, environment
 from ether.errors import BrokerError
+from ether.mqtt import BrokerLimits
 
 __all__ = ["Embedded"]
 
 logger = logging.getLogger(__name__)
 
 _PREFIX = "listening "
+_PACKET = 64 << 20
 _START_S = 30.0  # it reads its store first, which may be large
 _REASONS = {2: "its users, certificates or options are wrong, see above", 4: "the port is taken"}
 """What its exit codes mean here."""
@@ -28,7 +30,7 @@ class Embedded(ChildBroker):
     """Needs nothing but Python. It says on stdout where it listens, and ends when our end of its stdin closes."""
 
     kind = "embedded"
-    receive_maximum = 10_000
+    takes = BrokerLimits(largest_message=_PACKET - ChildBroker.around, receive_maximum=10_000)
     enforces_security = True
     enforces_limits = True
 
@@ -92,7 +94,7 @@ def _arguments(security: Security) -> list[str]:
 def _bounds(limits: Limits) -> list[str]:
     expiry_s = None if limits.session_expiry_s is None else math.ceil(limits.session_expiry_s)
     wanted = {
-        "max-packet": limits.packet_bytes, "max-connections": limits.connections, "max-queue": limits.queue_bytes,
-        "session-expiry": expiry_s,
+        "max-packet": limits.packet_bytes or _PACKET, "max-connections": limits.connections,
+        "max-queue": limits.queue_bytes, "session-expiry": expiry_s,
     }  # fmt: skip
     return [f"--{name}={value}" for name, value in wanted.items() if value is not None]

@@ -12,6 +12,7 @@ import subprocess
 from ether.brokers.child import LoggedBroker, free_port, split_listen
 from ether.brokers.security import manage_users
 from ether.errors import BrokerError
+from ether.mqtt import BrokerLimits
 
 __all__ = ["Mosquitto", "find_mosquitto", "serves_websockets"]
 
@@ -44,7 +45,7 @@ class Mosquitto(LoggedBroker):
     """
 
     kind = "mosquitto"
-    receive_maximum = 10_000
+    takes = BrokerLimits(receive_maximum=10_000)
     enforces_security = True
     enforces_limits = True
     patience_s = 5.0
@@ -118,7 +119,7 @@ class Mosquitto(LoggedBroker):
             "persistence true",
             f"persistence_location {folder}",
             "autosave_interval 30",
-            f"max_inflight_messages {self.receive_maximum}",  # the recorder acknowledges a whole commit at once
+            f"max_inflight_messages {self.takes.receive_maximum}",  # the recorder acknowledges a whole commit at once
             "max_queued_messages 10000000",  # not 0: releases 2.0.16 to 2.0.21 drop everything then
             "max_queued_bytes 2000000000",  # of payload for one client; what a dead one leaves must not fill the memory
             f"max_packet_size {self.limits.packet_bytes or 268_435_455}",

@@ -13,6 +13,7 @@ from typing import Any
 from ether.brokers.child import Limits, LoggedBroker, split_listen
 from ether.brokers.security import Security, is_loopback
 from ether.errors import BrokerError
+from ether.mqtt import BrokerLimits
 
 __all__ = ["Cluster", "Nats", "find_nats"]
 
@@ -57,7 +58,8 @@ class Nats(LoggedBroker):
     """NATS with limits that lose nothing in a lab. They are those of `broker/cluster/nats.conf`, with the reasons."""
 
     kind = "nats"
-    receive_maximum = 500
+    around = 256  # it puts a header of its own before it
+    takes = BrokerLimits(largest_message=_PACKET - around, spaces=False, receive_maximum=500)
     enforces_limits = True
 
     def __init__(
@@ -102,7 +104,7 @@ class Nats(LoggedBroker):
             "max_payload": packet,
             "max_pending": 4 * packet,
             "jetstream": {"store_dir": str(self.folder), "sync_interval": "1s"},
-            "mqtt": {"listen": f"{host}:{self.port}", "max_ack_pending": self.receive_maximum},
+            "mqtt": {"listen": f"{host}:{self.port}", "max_ack_pending": self.takes.receive_maximum},
         }
         if self.limits.connections is not None:
             found["max_connections"] = self.limits.connections

@@ -164,6 +164,7 @@ _MEASURED = {
     "shared": "shared subscriptions",
     "overlapping_copies": "overlapping copies",
     "largest_payload": "largest payload",
+    "spaced_topics": "topics with a space",
     "drops_counted": "counts what it drops",
 }
 

@@ -28,7 +28,7 @@ from ether.foreign.ingest import is_device
 from ether.foreign.outline import Kind, Outline, Shown, kinds_in, outline
 from ether.member import Member
 from ether.model import About, Envelope, Message, State
-from ether.mqtt import Connection, Receipt, Tls
+from ether.mqtt import BrokerLimits, Connection, Receipt, Tls
 
 __all__ = ["NAME", "Bridge", "main"]
 
@@ -69,7 +69,7 @@ class Bridge:
         self._namespace: str = orders["namespace"]
         tls = Tls(**orders["tls"]) if orders["tls"] else None
         self.member = Member(orders["url"], NAME, namespace=self._namespace, tls=tls)
-        self.member.connection.largest_payload = orders["largest_payload"]
+        self.member.connection.limits = BrokerLimits(**orders["limits"])
         self.client = Client(self.member.connection, NAME, self.member.boot)
         self.member.on_message = self.hear
         self._root = homie.identity(f"ether/{self._namespace}")

@@ -29,7 +29,7 @@ from ether.foreign.facts import Alive, Fact, Reader, Taken, Trouble
 from ether.foreign.readers import reader_of
 from ether.member import Member
 from ether.model import About, Message, State
-from ether.mqtt import Connection, Receipt, Tls
+from ether.mqtt import BrokerLimits, Connection, Receipt, Tls
 from ether.outbox import Sender
 
 __all__ = ["NAME", "Ingest", "is_device", "main"]
@@ -113,7 +113,7 @@ class Ingest:
 
     def _member(self, name: str, every: float) -> Member:
         member = Member(self._orders["url"], name, namespace=self._orders["namespace"], every=every, tls=self._tls)
-        member.connection.largest_payload = self._orders["largest_payload"]
+        member.connection.limits = BrokerLimits(**self._orders["limits"])
         return member
 
     # --- life
@@ -341,7 +341,7 @@ class Ingest:
             member.set_status(State.READY)  # whoever speaks lives
         number = device.numbers.get(topic, 0)
         payload = device.signer.encode(fact.fields, number, now if fact.time is None else fact.time)
-        member.connection.check_size(topic, payload)
+        member.connection.check(topic, payload)
         device.numbers[topic] = number + 1
         if member.outbox is not None:
             member.outbox.keep(topic, number, 1, payload)

@@ -29,7 +29,7 @@ from ether.errors import BrokerError, EtherError, JournalError, PayloadError
 from ether.journal import Journal, Record
 from ether.member import Member, new_boot
 from ether.model import About, Envelope, Message, State
-from ether.mqtt import RECEIVE_MAXIMUM, Receipt, Tls
+from ether.mqtt import BrokerLimits, Receipt, Tls
 from ether.outbox import hand_over, let_go, outbox_folder
 from ether.recorder.account import NOBODY, Account
 from ether.recorder.disk import Disk
@@ -151,7 +151,7 @@ class Ingest:
         rotate: Rotation = Rotation(),  # noqa: B008 - a tuple
         full: Callable[[], bool] = lambda: False,
         name: str = NAME,
-        receive_maximum: int = RECEIVE_MAXIMUM,
+        receive_maximum: int = BrokerLimits().receive_maximum,
     ) -> None:
         self.name = name
         self._receive_maximum = receive_maximum
@@ -763,9 +763,8 @@ class Recorder:
             given["url"], self.name, namespace=namespace, boot=boot, persistent=True, manual_ack=True,
             client_id=self.client_id, tls=Tls(**tls) if tls else None,
         )  # fmt: skip
-        receive_maximum = int(given.get("receive_maximum") or RECEIVE_MAXIMUM)
         self.member.connection.gather_s = _GATHER_S
-        self.member.connection.receive_maximum = receive_maximum
+        self.member.connection.limits = limits = BrokerLimits(**given.get("limits") or {})
         self.ingest = Ingest(
             wanted=self.wanted,
             exclude=given.get("exclude") or [],
@@ -778,7 +777,7 @@ class Recorder:
             rotate=Rotation(**self.given.get("rotate") or {}),
             full=self._disk_is_full,
             name=self.name,
-            receive_maximum=receive_maximum,
+            receive_maximum=limits.receive_maximum,
         )
         self.writer = WriterProcess(
             self.file, self.journal_folder, self.ingest.write, lambda reason: self._set_alarm("writer", reason),

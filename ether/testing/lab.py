@@ -32,7 +32,7 @@ from ether.journal import Journal
 from ether.log import SessionLog
 from ether.member import Member
 from ether.model import Message, Reading, State, Summary
-from ether.mqtt import MAX_PAYLOAD, Receipt
+from ether.mqtt import BrokerLimits, Receipt
 from ether.recorder import seal
 from ether.recorder.entries import Kind, journal_folder
 from ether.recorder.ingest import Ingest
@@ -398,7 +398,7 @@ class _Backend:
     why = "in a test"
     url = _URL
     temporary_folder = None
-    largest_payload = MAX_PAYLOAD
+    limits = BrokerLimits()
     drops = None
 
     def facts(self) -> None:

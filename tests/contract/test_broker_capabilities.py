@@ -18,12 +18,12 @@ import pytest
 from ether import brokers
 from ether.brokers import BrokerCapabilities, capabilities, keeps_retained, measure
 from ether.cli import main
-from ether.errors import BrokerError
+from ether.errors import BrokerError, CallError, PayloadError, TopicError
 
 FIT: dict[str, Any] = {
     "retained": True, "wildcard_retained": True, "queued": 1_500, "redelivered": True, "marked_duplicate": True,
     "will": True, "shared": True, "overlapping_copies": 1, "largest_payload": 16 * 2**20, "refused_payload": None,
-    "drops_counted": True,
+    "spaced_topics": True, "drops_counted": True,
 }  # fmt: skip
 """What ether's own brokers do; sessions on them start without looking."""
 
@@ -144,9 +144,9 @@ def test_a_nats_server_is_told_apart(serve, missing, monkeypatch: pytest.MonkeyP
 
     found = measure(serve(program, "-c", "{file}", file=file))
 
-    assert facts(found, "retained", "wildcard_retained", "queued", "redelivered", "will", "shared") == {
+    assert facts(found, "retained", "wildcard_retained", "queued", "redelivered", "will", "shared", "spaced_topics") == {
         "retained": True, "wildcard_retained": True, "queued": 1_500, "redelivered": False, "will": True,
-        "shared": False,
+        "shared": False, "spaced_topics": False,
     }  # fmt: skip
     assert found.largest_payload is not None and found.largest_payload < 2**20 == found.refused_payload
 
@@ -281,8 +281,6 @@ def test_a_session_tells_at_start_what_was_measured_before(ether, configured, ca
 
 
 def test_a_payload_that_the_broker_is_known_to_refuse_is_an_error_at_its_publisher(ether, configured) -> None:
-    from ether.errors import PayloadError
-
     url = configured("message_size_limit 20000")
     measure(url)
     ether.tap({"broker": url, **ECHO})
@@ -292,3 +290,36 @@ def test_a_payload_that_the_broker_is_known_to_refuse_is_an_error_at_its_publish
 
     ether.pub({"x": "x" * 10_000}, "echo/in")
     assert ether.get("echo", "where")["got"] == ["x" * 10_000]
+
+
+@pytest.mark.parametrize("kind", ["embedded", "mosquitto", "nats"])
+def test_what_a_broker_that_we_started_refuses_is_an_error_at_its_publisher(
+    ether, script, until, missing, kind: str
+) -> None:
+    """It would end the connection, and again when it is sent again, so that nothing else came through."""
+    if not {"embedded": lambda: True, "mosquitto": brokers.find_mosquitto, "nats": brokers.find_nats}[kind]():
+        missing(kind)
+    ether.tap({"broker": {"kind": kind, "limits": {"packet": "100kB"}}, **ECHO})
+    guest = script(
+        """
+        from ether import ether
+        ether.tap()
+        try:
+            ether.pub({"x": "x" * 100_000}, "big")
+        except ValueError as exc:
+            print(exc)
+        """
+    )
+
+    with pytest.raises(PayloadError, match=r"'big': 100\d\d\d bytes; the broker mqtt://.* takes 9\d\d\d\d at most"):
+        ether.pub({"x": "x" * 100_000}, "big")
+    if kind == "nats":
+        with pytest.raises(TopicError, match=r"'lab/a b': the broker mqtt://.* takes no topics with spaces"):
+            ether.pub({"x": 1}, "lab/a b")
+
+    assert "takes 9" in guest.end().lines[0], guest.transcript()
+    for size in (99_000, 99_000, 5):
+        ether.pub({"x": "x" * size}, "echo/in")
+    until(lambda: (ether.instances()["echo"].counts or {}).get("handled") == 3, 10.0, "what is not refused")
+    with pytest.raises(CallError, match=r"'ether/reply/.*': 198\d\d\d bytes; the broker .* takes 9"):
+        ether.get("echo", "where")

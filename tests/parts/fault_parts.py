@@ -20,6 +20,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from order import PUBACK, PUBLISH, Packets
 
 from ether import codecs, ether_pub, ether_start, process, topics
 from ether.model import Message
-from ether.mqtt import MAX_PAYLOAD, Connection, Receipt
+from ether.mqtt import BrokerLimits, Connection, Receipt
 from ether.outbox import leftovers, outbox_folder
 from ether.recorder.entries import journal_folder
 from ether.recorder.reader import open_recording
@@ -336,7 +337,7 @@ class FaultBench:
                  "log_level": "INFO", "class_path": "fault_parts.Witness", "args": [str(self.folder)], "kwargs": {},
                  "shown": {}, "pickled": "", "marks": {}, "params": {}, "outbox": outbox, "recorded": False,
                  "started": True, "reload": False,
-                 "start_timeout": 60.0, "drain_timeout": 10.0, "largest_payload": MAX_PAYLOAD,
+                 "start_timeout": 60.0, "drain_timeout": 10.0, "limits": asdict(BrokerLimits()),
                  "hang_after": None, "restart_hung": False, **orders},
             )  # fmt: skip
 

@@ -18,7 +18,7 @@ from ether import brokers, codecs
 from ether.errors import BrokerError
 from ether.member import Member
 from ether.model import About, Envelope, Message, State
-from ether.mqtt import HELD, Connection, Receipt
+from ether.mqtt import HELD, BrokerLimits, Connection, Receipt
 from ether.testing.broker_contract import Packet, wire
 
 PARTS = str(Path(__file__).parents[1] / "parts")
@@ -71,7 +71,7 @@ def test_two_thousand_publishes_in_a_row_all_arrive_in_order(connect, until):
 def test_a_connection_that_gathers_does_not_wait_once_the_broker_sends_no_more(connect, until):
     listener, speaker = connect("listener", manual_ack=True), connect("speaker")
     listener.subscribe(["row"])
-    listener.receive_maximum = 1
+    listener.limits = BrokerLimits(receive_maximum=1)
 
     listener.gather_s = 60.0
     for number in range(5):

@@ -21,7 +21,7 @@ class Voice:
         self.name, self.boot, self.state, self.detail = name, "b", State.INIT, ""
         self.outbox, self.counts, self.said, self.abouts = None, Counter(), [], []
         self.connection = SimpleNamespace(
-            client_id=name, check_size=lambda topic, payload: None, publish=lambda *each: self.said.append(each)
+            client_id=name, check=lambda topic, payload: None, publish=lambda *each: self.said.append(each)
         )
 
     def open(self, timeout):

@@ -95,6 +95,7 @@ def _orders(guest: Guest, config: Config) -> dict[str, Any]:
         "url": guest.url,
         "tls": None if guest.tls is None else asdict(guest.tls),
         "namespace": guest.namespace,
+        "limits": asdict(guest.connection.limits),
         "reserve": config.record.reserve if config.record is not None else 0,
         "session": {key: session[key] for key in ("id", "name", "started") if key in session},
         "provenance": provenance_of(config),

@@ -223,6 +223,7 @@ class Member:
         if self.outbox is not None:
             self.outbox.hear(message)
         if message.qos and not message.retain and not self.connection.manual_ack and self._came_before(message):
+            self.counts["repeated"] += 1
             return None
         return self.on_message(message, receipt)
 

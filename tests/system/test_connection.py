@@ -518,6 +518,7 @@ def test_what_a_publisher_sends_again_is_given_to_a_handler_once(member, connect
     assert got == [
         "n0", "n1", "n3", "n2", "other topic", "started again", "QoS 0", "QoS 0", "no number", "no number", "end",
     ]  # fmt: skip
+    assert listener.counts["repeated"] == 5
 
 
 @pytest.fixture

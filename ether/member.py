@@ -32,6 +32,8 @@ LOST_CONNECTION = "connection lost"
 """Detail of a last will."""
 _LOOK_S = 2.0
 """So often a member looks whether what it counts has changed."""
+_SPANS = 1000
+"""So many stretches of numbers are remembered of each publisher on a topic; without holes there is one."""
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -236,7 +238,9 @@ class Member:
         boot, numbers = self._numbers.get(key, ("", []))
         if boot != envelope.b:  # it was started again
             boot, numbers = self._numbers[key] = envelope.b, []
-        return not spans.add(numbers, envelope.n, envelope.n + codecs.readings_in(envelope) - 1)
+        new = spans.add(numbers, envelope.n, envelope.n + codecs.readings_in(envelope) - 1)
+        del numbers[:-_SPANS]
+        return not new
 
     def _beat(self) -> None:
         every = self._status.every or _LOOK_S

@@ -1,7 +1,7 @@
 """Ingest: subscribe, journal, then acknowledge and confirm. It never parses data and imports neither h5py nor NumPy.
 
 One message's way: the network thread stamps it into a queue; the committer thread appends the queue to the journal
-every 20 ms or 4 MB, makes it durable, and only then acknowledges it to the broker and confirms it to its publisher.
+every 45 ms or 4 MB, makes it durable, and only then acknowledges it to the broker and confirms it to its publisher.
 The main thread watches over the writer process and the end.
 """
 

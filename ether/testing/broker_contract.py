@@ -571,6 +571,9 @@ class BrokerContract:
     """Test → what this broker does instead: the test must fail, or the entry is wrong. With its parameters,
     ``test_x[name]``, an entry stands for one case, without them for all."""
 
+    keepalive_s: ClassVar[int] = 1
+    """The shortest keepalive of which the broker allows one and a half."""
+
     @pytest.fixture(autouse=True)
     def _expect_difference(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         """Demand that a test fails where the broker is known to differ; nobody waits long for what never comes."""
@@ -749,10 +752,10 @@ class BrokerContract:
         watcher.subscribe(("will/silent", 0))
         started = server.now()
 
-        silent = client(keepalive_s=1, will=("will/silent", b"gone", 0, False))
+        silent = client(keepalive_s=self.keepalive_s, will=("will/silent", b"gone", 0, False))
 
         assert watcher.messages(1)[0].payload == b"gone"
-        assert server.now() - started >= 1.4
+        assert server.now() - started >= 1.5 * self.keepalive_s - 0.1
         assert silent.wait_closed() == []
 
     def test_will_follows_a_takeover(self, client: Connect) -> None:

@@ -606,7 +606,7 @@ def test_a_batch_of_a_count_packs_so_many_readings(shared, add, until, wire):
     for x in range(6):
         packed.read(x)
 
-    until(lambda: len(unpacker.got) == 6)
+    until(lambda: len(unpacker.got) == 6 and len(out) == 2)
     assert out.fields == [{"x": [0, 1, 2]}, {"x": [3, 4, 5]}]
     assert unpacker.got == [(x, x) for x in range(6)]
 

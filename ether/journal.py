@@ -3,11 +3,12 @@
 A journal is a folder of segments ``000001.etj, 000002.etj, …``. A segment is a header and records one after the other:
 
     header   magic "ETHERJNL" | u32 version | u32 index | u64 number of its first record | u32 crc of the former
-    record   magic "ETJ1" | u32 body length | u64 number | u8 flags | body | u32 crc of all the former
+    record   magic "ETJ1" | u32 body length | u64 number | u8 first of a commit | u32 crc of the body | body
 
-All little-endian. Records are numbered 0, 1, 2 … through all segments. Flag 1 marks the first record of a commit:
-since a commit is written only after the one before it is durable, such a record proves that everything before
-it once was. Segments are preallocated, so a full disk shows before a record is accepted, and zeros end the scan.
+All little-endian. Records are numbered 0, 1, 2 … through all segments. Since a commit is written only after the one
+before it is durable, its first record proves that everything before it once was. The crc begins with a seed made of
+number and mark, so that it holds for them, too. Segments are preallocated, so a full disk shows before a record is
+accepted, and zeros end the scan.
 """
 
 from __future__ import annotations
@@ -46,19 +47,22 @@ logger = logging.getLogger(__name__)
 
 MAGIC = b"ETJ1"
 SUFFIX = ".etj"
-FIRST_OF_COMMIT = 1
 MAX_BODY = 0xFFFFFFFF
 _SEGMENT_MAGIC = b"ETHERJNL"
-_VERSION = 1
-_STEM = struct.Struct("<4sIQB")
+_VERSION = 2
+_STEM = struct.Struct("<4sIQBI")
+_OVERHEAD = _STEM.size
+_pack_stem = _STEM.pack
+_SEEDS = 4_294_967_291
+"""The largest prime of 32 bits: seeds of two numbers that differ in one bit, or a few, are different."""
+_PIECES = 3
+"""Of a record that is pending: stem, head, payload."""
 _CRC = struct.Struct("<I")
-_pack_stem, _pack_crc = _STEM.pack, _CRC.pack
-_OVERHEAD = _STEM.size + _CRC.size
 _HEADER = struct.Struct("<8sIIQ")
 _HEADER_BYTES = _HEADER.size + _CRC.size
 _CHUNK = 1 << 20
 _SMALL = 1 << 16
-"""Pieces below this are joined before they are written: copying is cheaper than a longer vector."""
+"""Records below this, on average, are joined before they are written: copying is cheaper than a longer vector."""
 _SMALLEST_SEGMENT = 1 << 20
 _DYING_S = 1.0
 """A process that was killed may take so long to let go of what it held."""
@@ -139,7 +143,7 @@ class Journal:
         """Every record below this number survives a power cut."""
         self.pending_bytes = 0
         """Bytes appended and not yet durable."""
-        self._pending: list[bytes | tuple[bytes, bytes, bytes]] = []
+        self._pending: list[bytes] = []
         self._fd = -1
         self._path: Path | None = None
         self._offset = 0
@@ -164,16 +168,11 @@ class Journal:
             JournalError: the body is over 4 GB.
         """
         number, pending = self.next_number, self._pending
-        first = not pending  # FIRST_OF_COMMIT
         length = len(head) + len(payload)
-        if length < _SMALL:
-            record = _pack_stem(MAGIC, length, number, first) + head + payload
-            pending.append(record + _pack_crc(crc32(record)))
-        elif length <= MAX_BODY:
-            stem = _pack_stem(MAGIC, length, number, first) + head
-            pending.append((stem, payload, _pack_crc(crc32(payload, crc32(stem)))))
-        else:
+        if length > MAX_BODY:
             raise JournalError(errno.EFBIG, f"{self.folder}: a record of {length} bytes; {MAX_BODY} is the most")
+        crc = crc32(payload, crc32(head, (number if pending else ~number) % _SEEDS))  # _seed, without a call
+        pending += _pack_stem(MAGIC, length, number, not pending, crc), head, payload
         self.pending_bytes += length + _OVERHEAD
         self.next_number = number + 1
         return number
@@ -221,25 +220,25 @@ class Journal:
 
     # Writing
 
-    def _fitting(self) -> list[bytes | tuple[bytes, bytes, bytes]]:
-        """Return the pending records that fit into the current segment."""
+    def _fitting(self) -> list[bytes]:
+        """Return the pieces of the pending records that fit into the current segment."""
         room = self._size - self._offset
         if self.pending_bytes <= room:
             return self._pending
-        for place, record in enumerate(self._pending):
-            room -= _length(record)
+        for place in range(0, len(self._pending), _PIECES):
+            room -= sum(map(len, self._pending[place : place + _PIECES]))
             if room < 0:
                 return self._pending[:place]
         return self._pending
 
-    def _write(self, records: list[bytes | tuple[bytes, bytes, bytes]]) -> None:
-        size = self.pending_bytes if records is self._pending else sum(map(_length, records))
-        lone = records[0]
+    def _write(self, pieces: list[bytes]) -> None:
+        size = self.pending_bytes if pieces is self._pending else sum(map(len, pieces))
+        count = len(pieces) // _PIECES
         try:
-            if len(records) == 1 and isinstance(lone, bytes):
-                _write_one(self._fd, self._offset, lone)  # an outbox commits each message
+            if size < count * _SMALL:
+                _write_one(self._fd, self._offset, b"".join(pieces))
             else:
-                _write_all(self._fd, self._offset, _pieces(records))
+                _write_all(self._fd, self._offset, pieces)
         except OSError:
             self._cut_back()
             raise
@@ -252,9 +251,9 @@ class Journal:
             self._abandon()
             raise
         self._offset += size
-        self.durable += len(records)
+        self.durable += count
         self.pending_bytes -= size
-        self._pending = self._pending[len(records) :]
+        self._pending = self._pending[len(pieces) :]
 
     def _cut_back(self) -> None:
         """Undo a half-written commit, so that neither space nor half a record stays."""
@@ -283,7 +282,7 @@ class Journal:
     def _roll(self) -> None:
         """Begin a new segment, large enough for the first pending record at least."""
         index = self._index + 1
-        need = _HEADER_BYTES + (_length(self._pending[0]) if self._pending else 0)
+        need = _HEADER_BYTES + sum(map(len, self._pending[:_PIECES]))
         size = max(need, self._usual_size(index))
         path = self.folder / f"{index:06d}{SUFFIX}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o644)
@@ -573,8 +572,10 @@ class _Segment:
         if len(head) < _HEADER_BYTES or crc32(head[:-4]) != _CRC.unpack(head[-4:])[0]:
             return 1
         magic, version, _, _ = _HEADER.unpack(head[:-4])
-        if magic == _SEGMENT_MAGIC and version > _VERSION:
-            raise JournalError(errno.EINVAL, f"{self.path}: a journal of version {version}; update ether to read it")
+        if magic == _SEGMENT_MAGIC and version != _VERSION:
+            age = "a later" if version > _VERSION else "an earlier"
+            what = f"a journal of version {version}; this ether reads {_VERSION}, recover it with {age} one"
+            raise JournalError(errno.EINVAL, f"{self.path}: {what}")
         return 0
 
     def take(self, limit: int, limit_bytes: int) -> list[Record]:
@@ -599,18 +600,16 @@ class _Segment:
     def _parse_many(self, found: list[Record], limit: int, limit_bytes: int) -> None:
         data, position = self._data, self.offset - self._base
         stop = min(len(data), position + limit_bytes)
-        stem_size, crc_size, unpack, unpack_crc = _STEM.size, _CRC.size, _STEM.unpack_from, _CRC.unpack_from
-        last = len(data) - _OVERHEAD
+        unpack, last = _STEM.unpack_from, len(data) - _OVERHEAD
         with memoryview(data) as view:
             while position <= last and len(found) < limit and (position < stop or not found):
-                magic, length, number, _ = unpack(data, position)
-                body_end = position + stem_size + length
-                if magic != MAGIC or body_end + crc_size > len(data):
+                magic, length, number, first, crc = unpack(data, position)
+                body = position + _OVERHEAD
+                end = body + length
+                if magic != MAGIC or end > len(data) or crc32(view[body:end], _seed(number, first)) != crc:
                     break
-                if crc32(view[position:body_end]) != unpack_crc(data, body_end)[0]:
-                    break
-                found.append(Record(number, data[position + stem_size : body_end]))
-                position = body_end + crc_size
+                found.append(Record(number, data[body:end]))
+                position = end
         self.offset = self._base + position
 
     def probe(self) -> bool:
@@ -651,9 +650,9 @@ class _Segment:
                 if parsed is None or parsed[0].number < at_least:
                     start = self.offset + 1
                     continue
-                record, flags, end = parsed
+                record, first, end = parsed
                 found = found or (self.offset, record.number)
-                if not proven or flags & FIRST_OF_COMMIT:
+                if not proven or first:
                     return found
                 start = self.offset + end
         finally:
@@ -661,18 +660,18 @@ class _Segment:
             self._data = b""
 
     def _parse(self, position: int) -> tuple[Record, int, int] | None:
-        data = self._data
-        if position + _OVERHEAD > len(data):
+        """Return the record at `position` of what is held, whether it is the first of a commit, and its end."""
+        data, body = self._data, position + _OVERHEAD
+        if body > len(data):
             return None
-        magic, length, number, flags = _STEM.unpack_from(data, position)
-        end = position + _OVERHEAD + length
+        magic, length, number, first, crc = _STEM.unpack_from(data, position)
+        end = body + length
         if magic != MAGIC or end > len(data):
             return None
-        body_end = end - _CRC.size
         with memoryview(data) as view:
-            if crc32(view[position:body_end]) != _CRC.unpack_from(data, body_end)[0]:
+            if crc32(view[body:end], _seed(number, first)) != crc:
                 return None
-        return Record(number, data[position + _STEM.size : body_end]), flags, end
+        return Record(number, data[body:end]), first, end
 
     def _wanted(self) -> int:
         """Return the bytes the record at `offset` claims; at most what the file holds."""
@@ -767,31 +766,9 @@ def _used(path: Path, offset: int) -> int:
     return last
 
 
-def _length(record: bytes | tuple[bytes, bytes, bytes]) -> int:
-    return len(record) if isinstance(record, bytes) else sum(map(len, record))
-
-
-def _pieces(records: list[bytes | tuple[bytes, bytes, bytes]]) -> Iterator[bytes]:
-    """Yield the bytes of the records in few pieces, without copying large payloads."""
-    try:
-        whole = b"".join(records)  # type: ignore[arg-type]
-    except TypeError:  # a large one is in three parts
-        pass
-    else:
-        yield whole
-        return
-    small: list[bytes] = []
-    for record in records:
-        if isinstance(record, bytes):
-            small.append(record)
-            continue
-        stem, payload, crc = record
-        small.append(stem)
-        yield b"".join(small)
-        yield payload
-        small = [crc]
-    if small:
-        yield b"".join(small)
+def _seed(number: int, first: int) -> int:
+    """Return what the crc of a record begins with: of its number, inverted in the first of a commit."""
+    return (number ^ -first) % _SEEDS  # not like that for any other, damaged, mark
 
 
 def _write_one(fd: int, offset: int, piece: bytes) -> None:
@@ -799,7 +776,7 @@ def _write_one(fd: int, offset: int, piece: bytes) -> None:
         _write_all(fd, offset, [piece])
 
 
-def _write_all(fd: int, offset: int, pieces: Iterator[bytes] | list[bytes]) -> None:
+def _write_all(fd: int, offset: int, pieces: list[bytes]) -> None:
     os.lseek(fd, offset, os.SEEK_SET)
     batch: list[memoryview] = []
     for piece in pieces:

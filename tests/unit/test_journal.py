@@ -8,8 +8,10 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,23 @@ def test_a_journal_is_free_once_its_writer_which_was_killed_is_gone(
 def test_a_missing_journal_has_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(JournalError, match="no such journal"):
         JournalReader(tmp_path / "nowhere").read()
+
+
+@pytest.mark.parametrize(("version", "age"), [(1, "an earlier"), (99, "a later")])
+def test_a_journal_of_another_version_is_left_as_it_is(tmp_path: Path, version: int, age: str) -> None:
+    fill(tmp_path / "j", 10)
+    segment = only_segment(tmp_path / "j")
+    header = b"ETHERJNL" + struct.pack("<IIQ", version, 1, 0)
+    content = header + struct.pack("<I", zlib.crc32(header)) + b"ETJ1" + os.urandom(100)
+    segment.write_bytes(content)
+
+    line = f"000001.etj: a journal of version {version}; this ether reads 2, recover it with {age} one"
+    with pytest.raises(JournalError, match=line):
+        Journal(tmp_path / "j")
+    with JournalReader(tmp_path / "j") as reader, pytest.raises(JournalError, match=line):
+        reader.read()
+
+    assert [path.read_bytes() for path in (tmp_path / "j").iterdir() if path.name != "lock"] == [content]
 
 
 def test_a_torn_write_at_every_byte_of_the_last_4_kib_loses_only_what_is_torn(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
-"""Answers: orders and questions to a session, each worked out once, and answered to whoever asked."""
+"""Answers: calls and orders, each carried out once, and answered to whoever asked."""
 
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
-from ether import clock, codecs, topics
-from ether.errors import EtherError
+from ether import codecs, topics
+from ether.errors import ENDS, EtherError
 from ether.mqtt import Connection
 
 __all__ = ["Answers"]
@@ -21,48 +22,58 @@ _KEPT = 256
 class Answers:
     """Those given lately are given again to whoever asks again."""
 
-    def __init__(self, connection: Connection, carry_out: Callable[[topics.Reserved, dict[str, Any]], Any]) -> None:
+    def __init__(self, connection: Connection, name: str) -> None:
         """Prepare.
 
         Args:
             connection: that they go out by.
-            carry_out: does what is wanted and returns the result; in a thread of its own.
+            name: who answers, for the log.
         """
         self._connection = connection
-        self._carry_out = carry_out
+        self._name = name
         self._given: OrderedDict[str, bytes] = OrderedDict()
-        """Orders and questions by their id, to what was answered; empty while it is being worked out."""
+        """What was answered, by the request's id; empty while it is being worked out."""
 
-    def work_out(self, order: topics.Reserved, fields: dict[str, Any]) -> None:
-        """Begin with an order or question that has come; repeat the answer to one that came before."""
-        asked = str(fields.get("id", ""))
-        if asked and asked in self._given:  # asked again: done once
-            self._reply(fields, self._given[asked])
-            return
-        self._given[asked] = b""
-        while len(self._given) > _KEPT:
-            self._given.popitem(last=False)
-        clock.thread(self._obey, order, fields, name=order.verb)
+    def repeats(self, asked: str, reply_to: str) -> bool:
+        """Return whether a request came before, and repeat its answer; note one that is new.
 
-    def _obey(self, order: topics.Reserved, fields: dict[str, Any]) -> None:
-        """Carry out an order, or answer a question, and tell whoever asked."""
+        Args:
+            asked: the request's id; one without an id is always new.
+            reply_to: where the answer goes.
+        """
+        if asked in self._given:
+            self._reply(reply_to, self._given[asked])
+            return True
+        if asked:
+            self._given[asked] = b""
+            while len(self._given) > _KEPT:
+                self._given.popitem(last=False)
+        return False
+
+    def give(self, asked: str, reply_to: str, what: str, work: Callable[[], Any]) -> None:
+        """Answer with the result of `work`, or with the error that it raises; `what` says it in the log."""
         try:
-            answer = {"status": "success", "result": self._carry_out(order, fields)}
-            payload = codecs.encode({"id": fields.get("id"), **answer})
-            self._connection.check(str(fields.get("reply_to", "")), payload)
-        except EtherError as exc:
-            logger.error("%s: %s", order.verb, exc)
-            answer = {"status": "error", "error": str(exc), "type": type(exc).__name__}
-            payload = codecs.encode({"id": fields.get("id"), **answer})
-        self._given[str(fields.get("id", ""))] = payload
-        self._reply(fields, payload)
+            payload = codecs.encode({"id": asked, "status": "success", "result": work()})
+            self._connection.check(reply_to, payload)
+        except ENDS:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - user code may raise anything; whoever asked is told
+            logger.warning("%s: %s failed: %s", self._name, what, _named(exc))
+            error = {"error": str(exc), "type": type(exc).__name__, "traceback": traceback.format_exc()}
+            payload = codecs.encode({"id": asked, "status": "error", **error})
+        if asked:
+            self._given[asked] = payload
+        self._reply(reply_to, payload)
 
-    def _reply(self, fields: dict[str, Any], payload: bytes) -> None:
-        reply_to = str(fields.get("reply_to", ""))
-        if (
-            payload
-            and reply_to.startswith(topics.reply(""))
-            and not topics.is_filter(reply_to)
-            and self._connection.connected
-        ):
+    def _reply(self, reply_to: str, payload: bytes) -> None:
+        if not payload or not topics.is_reply(reply_to):
+            return
+        try:
             self._connection.publish(reply_to, payload, 1)
+        except EtherError as exc:  # the connection is closed, or its broker does not take the topic
+            logger.warning("%s: an answer was not sent: %s", self._name, exc)
+
+
+def _named(exc: BaseException) -> str:
+    """Return what was raised, for people: ether's own words say enough without the type."""
+    return str(exc) if isinstance(exc, EtherError) else f"{type(exc).__name__}: {exc}"

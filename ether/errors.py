@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "ENDS",
     "BrokerError",
     "CallError",
     "CallTimeout",
@@ -46,6 +47,9 @@ __all__ = [
     "named",
     "suggest",
 ]
+
+ENDS = (KeyboardInterrupt, GeneratorExit)
+"""What ends whoever runs user code; all else that it raises, `SystemExit` too, is reported."""
 
 
 class EtherError(Exception):

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -275,7 +275,7 @@ class Host:
             member.connection.subscribe(list(self.config.expect), qos=0)
         if self._drops is not None:
             member.connection.subscribe([brokers.DROPPED], qos=0)
-        self._answers = Answers(member.connection, self._carry_out)
+        self._answers = Answers(member.connection, "session")
         self._alarms = Alarms(self.client, self._closing, self._expected, self._drops, self._supervisor.children)
         member.on_up = lambda present: self._announce()
         if self._broker is not None and self._broker.kind == "external":
@@ -644,7 +644,10 @@ class Host:
         if reserved.kind == "command" and reserved.verb == "stop" and "names" not in fields:
             self.on_stop_asked()
         else:
-            self._answers.work_out(reserved, fields)
+            asked, reply_to = str(fields.get("id", "")), str(fields.get("reply_to", ""))
+            if not self._answers.repeats(asked, reply_to):
+                work = partial(self._carry_out, reserved, fields)
+                clock.thread(self._answers.give, asked, reply_to, reserved.verb, work, name=reserved.verb)
 
     def _carry_out(self, order: topics.Reserved, fields: dict[str, Any]) -> Any:
         if order.kind == "call":

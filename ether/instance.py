@@ -13,7 +13,7 @@ import queue
 import socket
 import threading
 import traceback
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import ether
 from ether import clock, codecs, topics
+from ether.answers import Answers
 from ether.component import Component, Method, Output, parameter_names, source_of
 from ether.decorators import HOOKS, Subscribe
-from ether.errors import FieldError, PayloadError
+from ether.errors import ENDS, FieldError, PayloadError
 from ether.inbox import Inbox
 from ether.member import Member
 from ether.model import About, Envelope, Message, State
@@ -46,13 +47,10 @@ ADOPTED = "__ether_adopted__"
 `describe`, `listen`, `publish` and `rest` are for."""
 _ALERT_HOLDS_S = 1.0  # at least, so that people and dashboards see it
 _ALERT_FADES_S = 5.0  # at most, if nothing fails any more
-_REPLIES_KEPT = 256
 _TIMES_KEPT = 1_000
 _SAY_AGAIN_S = 10.0
 _PARAMS_EVERY_S = 1.0  # between tellings of parameters that the component itself changes
 _PLAIN_RESULTS = frozenset({type(None), dict, list, tuple, str, bytes, int, float, bool})
-_ENDS = (KeyboardInterrupt, GeneratorExit)
-"""What user code may raise without ending its instance."""
 
 
 @dataclass(slots=True)
@@ -152,7 +150,7 @@ class Instance:
         self._times: deque[float] = deque(maxlen=_TIMES_KEPT)
         """Seconds that the last runs of methods took."""
         self._seen_retained: dict[str, bytes] = {}
-        self._replies: OrderedDict[str, tuple[str, bytes]] = OrderedDict()
+        self._answers = Answers(member.connection, self.name)
         self._failing: set[str] = set()
         self._failed_at = 0.0
         self._rest = State.READY, ""
@@ -386,7 +384,7 @@ class Instance:
             self.emit(method, next(items))
         except StopIteration:
             self._sources.remove(source)
-        except _ENDS:
+        except ENDS:
             raise
         except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
             self._sources.remove(source)
@@ -426,7 +424,7 @@ class Instance:
                         result.close()
             elif method.outputs:
                 self.emit(method, result)
-        except _ENDS:
+        except ENDS:
             raise
         except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
             self._report(method, exc)
@@ -642,7 +640,7 @@ class Instance:
                 else:
                     for item in result:
                         self.emit(method, item)
-        except _ENDS:
+        except ENDS:
             raise
         except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
             self._report(method, exc, message)
@@ -728,38 +726,24 @@ class Instance:
             call_id, reply_to = str(request["id"]), str(request["reply_to"])
             params = dict(request.get("params") or {})
             deadline = float(request.get("deadline") or "inf")
-            if not reply_to.startswith(topics.reply("")) or topics.is_filter(reply_to):
+            if not topics.is_reply(reply_to):
                 raise ValueError(f"reply_to {reply_to!r} is not below {topics.reply('')}")
         except (PayloadError, KeyError, TypeError, ValueError) as exc:
             self.member.counts["rejected"] += 1
             logger.warning("%s: a call of %r was not understood: %s", self.name, method_name, exc)
             return
-        if call_id in self._replies:  # asked again: answered from memory, not done twice
-            self._reply(reply_to, self._replies[call_id][1])
+        if self._answers.repeats(call_id, reply_to):
             return
         if clock.now() > deadline:
             logger.warning("%s: a call of %s came after its deadline and was dropped", self.name, method_name)
             return
-        reply = self._perform(call_id, method_name, params, reply_to)
-        self._replies[call_id] = (reply_to, reply)
-        while len(self._replies) > _REPLIES_KEPT:
-            self._replies.popitem(last=False)
-        self._reply(reply_to, reply)
+        self._answers.give(call_id, reply_to, f"call of {method_name}", lambda: self._perform(method_name, params))
 
-    def _reply(self, reply_to: str, payload: bytes) -> None:
-        self.member.connection.publish(reply_to, payload, 1)
-
-    def _perform(self, call_id: str, method_name: str, params: dict[str, Any], reply_to: str) -> bytes:
-        """Return the reply to a call: success with the result, or the error with its type and traceback."""
-
-        def success(result: Any) -> bytes:
-            reply = codecs.encode({"id": call_id, "status": "success", "result": result})
-            self.member.connection.check(reply_to, reply)
-            return reply
-
+    def _perform(self, method_name: str, params: dict[str, Any]) -> Any:
+        """Do what a call asks for, and return its result."""
         try:
             if method_name in (topics.PARAM_GET, topics.PARAM_SET):
-                return success(self._parameter(method_name, **params))
+                return self._parameter(method_name, **params)
             method = self.component.methods.get(method_name)
             if method is None or not (method.call or method.inputs):
                 known = ", ".join(sorted(self.component.calls())) or "none"
@@ -773,13 +757,7 @@ class Instance:
                     self.emit(method, item)
             elif method.outputs:
                 self.emit(method, result)
-            return success(result)
-        except _ENDS:
-            raise
-        except BaseException as exc:  # noqa: BLE001 - the user's code, and a cancelled task of it; reported
-            logger.warning("%s: call of %s failed: %s: %s", self.name, method_name, type(exc).__name__, exc)
-            error = {"error": str(exc), "type": type(exc).__name__, "traceback": traceback.format_exc()}
-            return codecs.encode({"id": call_id, "status": "error", **error})
+            return result
         finally:
             self._free()
 

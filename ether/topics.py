@@ -29,6 +29,7 @@ __all__ = [
     "covers",
     "default",
     "is_filter",
+    "is_reply",
     "is_reserved",
     "join",
     "levels",
@@ -94,6 +95,11 @@ def call(target: str, method: str) -> str:
 
 def reply(client_id: str) -> str:
     return f"ether/reply/{client_id}"
+
+
+def is_reply(topic: str) -> bool:
+    """Return whether an answer may go to this topic: it was named by a stranger."""
+    return topic.startswith(reply("")) and not is_filter(topic) and "\0" not in topic and len(topic) < 1000
 
 
 def log(name: str) -> str:

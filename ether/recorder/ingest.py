@@ -82,7 +82,6 @@ _OVERHEAD = 200
 _ROW_BYTES = 100
 """What a message takes in a file beside its payload."""
 _RESERVED_FILTER = "ether/#"
-_REPLIES = "ether/reply/"
 
 
 class Item(NamedTuple):
@@ -466,7 +465,7 @@ class Ingest:
             identity, reply_to = content["id"], content["reply_to"]
         except (ValueError, TypeError, KeyError):
             return True
-        if not (isinstance(identity, str) and isinstance(reply_to, str) and _is_reply(reply_to)):
+        if not (isinstance(identity, str) and isinstance(reply_to, str) and topics.is_reply(reply_to)):
             return True
         if answer and self.confirms:
             self._answers.append((reply_to, identity))
@@ -1032,11 +1031,6 @@ def main() -> None:
         logger.error("recorder: %s: %s", exc.filename or given.get("file"), exc.strerror)
         os._exit(1)
     sys.exit(code)
-
-
-def _is_reply(topic: str) -> bool:
-    """Return whether an answer may go to this topic: it was named by a stranger."""
-    return topic.startswith(_REPLIES) and not topics.is_filter(topic) and "\0" not in topic and len(topic) < 1000
 
 
 def _without_secrets(payload: bytes) -> bytes:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from ether import ether_get, ether_pub, ether_save, ether_sub
 from ether.errors import CallError, CallTimeout, SessionError
+from ether.host import Host
 
 
 class Settings(BaseModel):
@@ -341,6 +342,30 @@ def test_an_expired_deadline_is_dropped_and_not_executed(desk, caller):
     caller("ping", id="b")
 
     assert (caller.next(), desk.saved) == ({"id": "b", "status": "success", "result": "pong"}, [])
+
+
+def test_an_error_that_nobody_expected_is_answered_by_the_session_too(shared, raw, monkeypatch):
+    def processes(_: object) -> None:
+        raise RuntimeError("the table is gone")
+
+    monkeypatch.setattr(Host, "processes", processes)
+    client = raw(shared.info()["broker"]["url"])
+    client.subscribe("ether/reply/raw")
+
+    client.publish("ether/call/session/processes", json.dumps({"id": "1", "reply_to": "ether/reply/raw"}))
+
+    reply = json.loads(client.next().payload)
+    assert (reply["id"], reply["type"], reply["error"]) == ("1", "RuntimeError", "the table is gone")
+
+
+@pytest.mark.parametrize(
+    "reply_to", ["ether/reply/raw/+", "somewhere/else", "ether/reply/" + 1000 * "x", "ether/reply/\0"]
+)
+def test_an_answer_goes_to_no_topic_but_of_replies(shared, desk, caller, reply_to):
+    caller("save", id="a", params={"x": 1}, reply_to=reply_to)
+    caller("ping", id="b")
+
+    assert (caller.next()["id"], desk.saved) == ("b", [])
 
 
 @pytest.mark.parametrize(

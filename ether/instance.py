@@ -25,7 +25,7 @@ from ether import clock, codecs, topics
 from ether.answers import Answers
 from ether.component import Component, Method, Output, parameter_names, source_of
 from ether.decorators import HOOKS, Subscribe
-from ether.errors import ENDS, FieldError, PayloadError
+from ether.errors import ENDS, FieldError, PayloadError, TopicError
 from ether.inbox import Inbox
 from ether.member import Member
 from ether.model import About, Envelope, Message, State
@@ -690,10 +690,9 @@ class Instance:
         self._failed_at = clock.monotonic()
         what = f"{method.label} raised {type(exc).__name__}: {exc}"
         where = f" (at a {_described(message)})" if message is not None else ""
-        if isinstance(exc, FieldError):
-            logger.error("%s: %s%s", self.name, exc, where)
-        else:
-            logger.error("%s: %s%s", self.name, what, where, exc_info=exc)
+        said = exc if isinstance(exc, FieldError) else what  # which names the method itself
+        clear = isinstance(exc, PayloadError | TopicError)  # without a traceback: the topic says where
+        logger.error("%s: %s%s", self.name, said, where, exc_info=None if clear else exc)
         if first:
             trace = "".join(traceback.format_exception(exc))
             self.member.set_status(State.ALERT, f"{what}{where}\n{trace}")

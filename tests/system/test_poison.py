@@ -40,6 +40,12 @@ class Sink:
             raise SystemExit(3)
         self.got.append((x, y))
 
+    @ether_sub(topic="poison/travel")
+    @ether_pub(topic="poison/travelled")
+    def travel(self, x: int) -> Any:
+        self.got.append(x)
+        return object() if x == 0 else x
+
     @ether_sub(topic="poison/processor")
     @ether_pub(topic="poison/result")
     def processor(self, x: int, y: int) -> int:
@@ -158,6 +164,20 @@ def test_an_invalid_result_of_a_processor_is_reported_and_not_published(shared, 
     until(lambda: shared.instances()["sink"].state == "alert")
     assert out.fields == [{"value": 1}]
     assert "Sink.processor returned what its annotation forbids" in shared.instances()["sink"].detail
+
+
+def test_a_result_that_cannot_travel_is_one_line_each_time(shared, sink, until, caplog, wire):
+    out = wire(shared, "poison/travelled")
+
+    for x in (0, 0, 7):
+        shared.pub({"x": x}, "poison/travel")
+
+    until(lambda: out.fields == [{"value": 7}])
+    lines = [record for record in caplog.records if "cannot travel" in record.getMessage()]
+    assert len(lines) == 2
+    for line in lines:
+        assert line.getMessage().startswith("sink: Sink.travel raised PayloadError: a object cannot travel")
+        assert line.exc_info is None
 
 
 def test_one_method_that_rejects_keeps_no_other_from_its_message(shared, add, until, raw):

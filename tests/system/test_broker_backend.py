@@ -137,3 +137,11 @@ def test_port_0_is_any_that_is_free(kind: str, request: pytest.FixtureRequest, t
         connection = Connection(broker.url, "probe")
         connection.open(10)
         connection.close(1)
+
+
+def test_who_begins_to_wait_when_a_broker_has_been_left_is_told_at_once(tmp_path: Path) -> None:
+    broker = brokers.Embedded("127.0.0.1:0", str(tmp_path))
+    with broker:
+        assert broker.process is not None
+
+    assert broker.wait() == 0

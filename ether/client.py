@@ -20,7 +20,8 @@ from ether.errors import CallError, CallTimeout, PayloadError, SessionError
 from ether.member import LOST_CONNECTION, read_about, read_status
 from ether.model import GONE, About, Annotation, Message, Reading, Run, State, Status
 from ether.mqtt import Connection
-from ether.outbox import RECORDER, Sender
+from ether.outbox import RECORDER
+from ether.publisher import Publisher
 
 __all__ = [
     "CALL_TIMEOUT_S",
@@ -104,17 +105,17 @@ class _Pending:
 class Client:
     """One process's hold on the system, over a connection that somebody else opens and closes."""
 
-    def __init__(self, connection: Connection, name: str, boot: str) -> None:
+    def __init__(self, connection: Connection, publisher: Publisher) -> None:
         """Stand on a connection; its owner hands each message to `take`.
 
         Args:
             connection: opened or not yet.
-            name: what readings published by hand are signed with.
-            boot: boot id they are numbered under.
+            publisher: whose readings those are that are published by hand.
         """
         self.connection = connection
-        self.name = name
-        self.boot = boot
+        self.publisher = publisher
+        self.name = publisher.name
+        self.boot = publisher.boot
         self.statuses: dict[str, Status] = {}
         self.abouts: dict[str, About] = {}
         self.open_runs: dict[str, dict[str, Any]] = {}
@@ -137,17 +138,12 @@ class Client:
         self._grace: dict[str, float] = {}
         """Members whose last will came, by the time until which they may come back as if nothing had been."""
         self._changed = threading.Condition()
-        self._call_prefix = f"{connection.client_id}-{boot}"
+        self._call_prefix = f"{connection.client_id}-{self.boot}"
         self._call_numbers = count()
         self._pending: dict[str, _Pending] = {}
         self._echoes: dict[str, threading.Event] = {}
         self._stored_answers: dict[str, Future[dict[str, Any]]] = {}
         self._turns: dict[str, count[int]] = {}
-        self._signer = codecs.Signer(name, boot)
-        self._numbers: dict[str, int] = {}
-        self._numbering = threading.RLock()
-        self.outbox: Sender | None = None
-        """Keeps what is published by hand until it is recorded."""
         self._subscriptions: list[Subscription] = []
 
     # --- incoming, in the network thread
@@ -472,35 +468,7 @@ class Client:
             TopicError, PayloadError: the topic or the value cannot travel.
         """
         topics.check_topic(topic)
-        self.pub_numbered(topic, lambda number: self._signer.encode(data, number, clock.now()), 1, qos, retain)
-
-    def pub_numbered(
-        self, topic: str, encode: Callable[[int], bytes], readings: int, qos: int = 1, retain: bool = False
-    ) -> None:
-        """Publish the payload that `encode` makes of this client's next number on a topic, which takes `readings`."""
-        with self._numbering:
-            number = self._numbers.get(topic, 0)
-            payload = encode(number)
-            self.connection.check(topic, payload)
-            self._numbers[topic] = number + readings
-            if self.outbox is not None:
-                self.outbox.keep(topic, number, readings, payload)
-            self.connection.publish(topic, payload, qos, retain)
-
-    def number_with(self, numbers: dict[str, int], lock: threading.RLock) -> None:
-        """Share the numbers of an instance of the same name and boot: one stream must not have two counts.
-
-        Args:
-            numbers: topic to the next number; what has been published by hand already is entered.
-            lock: held while a number is taken and its message sent.
-        """
-        with lock:
-            numbers.update(self._numbers)
-            self._numbers, self._numbering = numbers, lock
-
-    def last_numbers(self) -> dict[str, int]:
-        """Return the last number published by hand, per topic."""
-        return {topic: number - 1 for topic, number in self._numbers.items()}
+        self.publisher.publish(topic, data, qos, retain)
 
     def subscribe(self, topic_filter: str, callback: Callable[[Reading], None]) -> Subscription:
         """Call back, in the network thread, with each reading of a topic filter."""

@@ -18,6 +18,7 @@ from ether.member import LOST_CONNECTION, new_boot
 from ether.model import GONE, Message
 from ether.mqtt import BrokerLimits, Connection, Receipt, Tls
 from ether.outbox import Sender, sender_orders
+from ether.publisher import Publisher
 
 __all__ = ["Guest", "join", "tls_of", "url_of", "visit"]
 
@@ -51,7 +52,8 @@ class Guest:
         self.connection = Connection(
             url, name, namespace=namespace, tls=tls, will=(topics.status(name), codecs.encode(lost)), retain_will=False
         )
-        self.client = Client(self.connection, name, boot)
+        self._publisher = Publisher(self.connection, name, boot)
+        self.client = Client(self.connection, self._publisher)
         self.connection.on_message = self._receive
         self.connection.on_up = self._came_up
 
@@ -60,7 +62,7 @@ class Guest:
         self.client.watch()
         given = self.outbox_orders(self.client.name)
         if given is not None:
-            self.client.outbox = Sender.ordered(given, self.connection, self.client.name, self.client.boot)
+            self._publisher.outbox = Sender.ordered(given, self.connection, self.client.name, self.client.boot)
 
     def outbox_orders(self, name: str) -> dict[str, Any] | None:
         """Return where a publisher keeps what the session's recorder has not confirmed; None where nobody records."""
@@ -106,22 +108,21 @@ class Guest:
     def _receive(self, message: Message, _receipt: Receipt | None) -> None:
         for sender in self.for_the_dead:
             sender.hear(message)
-        if self.client.outbox is not None:
-            self.client.outbox.hear(message)
+        if self._publisher.outbox is not None:
+            self._publisher.outbox.hear(message)
         self.client.take(message)
         if message.topic == topics.SESSION:
             broker = self.client.session.get("broker")
             self.connection.limits = BrokerLimits.read(broker.get("limits") if isinstance(broker, dict) else None)
 
     def _came_up(self, _session_present: bool) -> None:
-        if self.client.outbox is not None:
-            self.client.outbox.renew()
+        if self._publisher.outbox is not None:
+            self._publisher.outbox.renew()
         self.client.renew_runs()
 
     def close(self) -> None:
         """Leave; where something was published by hand, the last numbers are told, so that nobody need wonder."""
-        last = self.client.last_numbers()
-        outbox = self.client.outbox
+        last, outbox = self._publisher.last, self._publisher.outbox
         if outbox is not None:
             if self.connection.connected:
                 outbox.settle(5.0)

@@ -265,7 +265,7 @@ class Host:
             return
         member = self._member = self._new_member("session", boot=self._boot)
         member.connection.limits = self._limits
-        self.client = Client(member.connection, "session", member.boot)
+        self.client = Client(member.connection, member.publisher)
         self.client.on_change = self._status_changed
         member.on_message = self._receive
         member.connection.on_down = lambda reason: self.client.poke()
@@ -345,7 +345,7 @@ class Host:
         path = self._storage.begin(name)
         self._announce()
         if self._member is not None:
-            self._member.outbox = self.client.outbox = self._storage.sender("session", self._member)
+            self._member.publisher.outbox = self._storage.sender("session", self._member)
             self._describe(self._member)
         return {
             "name": "recorder",
@@ -568,21 +568,21 @@ class Host:
         component = Component.of(type(target))
         member = self._new_member(name)
         member.connection.limits = self._limits
-        member.outbox = self._storage.sender(name, member)
+        member.publisher.outbox = self._storage.sender(name, member)
         instance = Instance(component, target, member, drain_timeout=self.config.session.stop_timeout)
         member.open()
         instance.open()
         if not instance.init():
             detail = member.detail
             instance.release()
-            instance.close({})
+            instance.close()
             raise StartError({name: detail})
         if self.started:
             instance.start()
 
         def live() -> None:
             instance.run()
-            instance.close({})
+            instance.close()
 
         thread = clock.thread(live, name=f"instance {name}")
         self._by_hand[name] = (instance, thread)
@@ -850,7 +850,7 @@ class Host:
             return
         assert self._alarms is not None
         self._problems += [f"not stored as a remark: {each}" for each in self._alarms.settle()]
-        self._member.leave(self.client.last_numbers())
+        self._member.leave()
         self.client.connection.flush(2.0)
         self._supervisor.expect_end(child)
         self.client.command("recorder", "stop")

@@ -16,7 +16,6 @@ import traceback
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,6 @@ from ether.params import Params
 from ether.watchdog import Watchdog, stacks
 
 if TYPE_CHECKING:
-    from ether.client import Client
     from ether.loop import Loop
 
 __all__ = ["ADOPTED", "Instance", "make_safe"]
@@ -62,9 +60,14 @@ class _Timer:
 
 @dataclass(slots=True)
 class _Batch:
+    output: Output
     fields: dict[str, list[Any]] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
     since: float = 0.0
+
+    @property
+    def due(self) -> float:
+        return self.since + (self.output.batch_s or float("inf"))
 
 
 class _Published:
@@ -134,9 +137,6 @@ class Instance:
         self._timers: list[_Timer] = []
         self._sources: list[tuple[Method, Iterator[Any]]] = []
         self._background: list[threading.Thread] = []
-        self._emitting = threading.RLock()
-        self._signer = codecs.Signer(member.name, member.boot)
-        self._numbers: dict[str, int] = {}
         self._batches: dict[tuple[str, str], _Batch] = {}
         self._inboxes = [
             (method, each.topic_filter, Inbox(each.policy, each.queue))
@@ -168,10 +168,6 @@ class Instance:
         if (adopted := getattr(target, ADOPTED, None)) is not None:
             adopted(self)
 
-    def share_numbers(self, client: Client) -> None:
-        """Have what user code publishes by hand numbered together with its methods' results."""
-        client.number_with(self._numbers, self._emitting)
-
     def watch(self, hang_after: float, on_hang: Callable[[str], None] | None = None) -> None:
         """Raise the alarm about each method that runs longer than `hang_after` seconds.
 
@@ -202,7 +198,7 @@ class Instance:
         wanted = self.component.filters()
         for qos in set(wanted.values()):
             self.member.connection.subscribe([name for name, each in wanted.items() if each == qos], qos)
-        outbox = self.member.outbox
+        outbox = self.member.publisher.outbox
         if outbox is not None:
             outbox.on_trouble = self._unkept
             if any(method.outputs for method in self.component.methods.values()) or leftovers(outbox.folder):
@@ -256,14 +252,13 @@ class Instance:
         self.restart_asked = True
         self.stop(reason, safe)
 
-    def close(self, further: dict[str, int], timeout: float = 5.0) -> None:
-        """Say goodbye with the last number of every topic (`further`: published by hand), and disconnect.
+    def close(self, timeout: float = 5.0) -> None:
+        """Say goodbye with the last number of every topic, and disconnect.
 
         What is not recorded yet may take what is left of the time to stop, and `timeout` at least.
         """
-        last = {topic: number - 1 for topic, number in self._numbers.items()}
         left = (self._stop_by or 0.0) - clock.monotonic()
-        self.member.leave({**further, **last}, max(timeout, left))
+        self.member.leave(max(timeout, left))
         if not self.member.close(timeout):
             logger.error("%s: the broker did not confirm everything within %g s", self.name, timeout)
 
@@ -314,7 +309,7 @@ class Instance:
 
     def publish(self, topic: str, value: Any) -> None:
         """Publish its next reading on a topic that no mark names, QoS 1; TopicError, PayloadError where it cannot."""
-        self._emit_on(_output(topic), value)
+        self.member.publisher.publish(topics.check_topic(topic), value)
 
     def _next_work(self) -> tuple[Callable[..., None], tuple[Any, ...]] | None:
         """Return the next thing on the queue; None when a sample is due or a generator may go on first."""
@@ -335,7 +330,7 @@ class Instance:
     def _wait_s(self) -> float | None:
         """Return the seconds until the next sample or batch is due; None for no such thing."""
         due = [timer.due for timer in self._timers] if self._stop_by is None else []
-        due += [batch.since + self._batch_age(key) for key, batch in self._batches.items() if batch.times]
+        due += [batch.due for batch in self._batches.values() if batch.times]
         if self._failing:
             due.append(self._failed_at + _ALERT_FADES_S)
         if self._params_changed:
@@ -358,7 +353,7 @@ class Instance:
             for source in list(self._sources):
                 self._advance(source)
         if self._batches:
-            self._flush_batches(only_due=True)
+            self._send_batches(clock.monotonic())
         if self._failing and clock.monotonic() - self._failed_at >= _ALERT_FADES_S:
             self._recovered(None)
 
@@ -465,7 +460,7 @@ class Instance:
             self.unsafe = not self._run_hooks("safe")
         for verb in ("save_all", "cleanup", "shutdown"):
             self._run_hooks(verb)
-        self._flush_batches(only_due=False)
+        self._send_batches()
 
     def release(self) -> None:
         """Give the target back as it was; `run` does so at its end."""
@@ -800,72 +795,46 @@ class Instance:
         """
         value = method.checked(result)
         for output in method.outputs:
-            with self._emitting:  # numbers leave in their order
-                if output.batch_count or output.batch_s:
-                    self._collect(method, output, value)
-                    continue
-                self._emit_on(output, value)
-
-    def _emit_on(self, output: Output, value: Any) -> None:
-        with self._emitting:
-            number = self._numbers.get(output.topic, 0)
-            payload = self._signer.encode(value, number, clock.now())
-            self.member.connection.check(output.topic, payload)  # before it has a number and is kept
-            self._numbers[output.topic] = number + 1
-            self._send(output, payload, number, 1)
-
-    def _send(self, output: Output, payload: bytes, number: int, readings: int) -> None:
-        if self.member.outbox is not None and output.keep == "all":
-            self.member.outbox.keep(output.topic, number, readings, payload)
-        self.member.counts["published"] += readings
-        if not self.member.connection.publish(output.topic, payload, output.qos, output.retain):
-            self.member.counts["unsent"] += readings
-            logger.warning("%s: not connected; a QoS 0 message on %r was dropped", self.name, output.topic)
+            if output.batch_count or output.batch_s:
+                self._collect(method, output, value)
+            else:
+                keep = output.keep == "all"
+                self.member.publisher.publish(output.topic, value, output.qos, output.retain, keep=keep)
 
     def _collect(self, method: Method, output: Output, value: Any) -> None:
-        key = (method.name, output.topic)
-        batch = self._batches.setdefault(key, _Batch())
+        """Add a result to a batch, which is sent when it is full, or due."""
         fields = codecs.fields_of(value)
         codecs.encode(value)  # what cannot travel is refused here, not with its neighbours later
-        if batch.times and batch.fields.keys() != fields.keys():
-            self._flush(output, batch)
-        if not batch.times:
-            batch.since = clock.monotonic()
-            batch.fields = {name: [] for name in fields}
-            self._put(lambda: None)  # whoever waits for work learns when the batch is due
-        for name, item in fields.items():
-            batch.fields[name].append(item)
-        batch.times.append(clock.now())
-        if output.batch_count and len(batch.times) >= output.batch_count:
-            self._flush(output, batch)
+        with self.member.publisher.lock:
+            batch = self._batches.setdefault((method.name, output.topic), _Batch(output))
+            if batch.times and batch.fields.keys() != fields.keys():
+                self._send(batch)
+            if not batch.times:
+                batch.since = clock.monotonic()
+                batch.fields = {name: [] for name in fields}
+                self._put(lambda: None)  # whoever waits for work learns when the batch is due
+            for name, item in fields.items():
+                batch.fields[name].append(item)
+            batch.times.append(clock.now())
+            if output.batch_count and len(batch.times) >= output.batch_count:
+                self._send(batch)
 
-    def _batch_age(self, key: tuple[str, str]) -> float:
-        return min(
-            (
-                output.batch_s
-                for output in self.component.methods[key[0]].outputs
-                if output.topic == key[1] and output.batch_s
-            ),
-            default=float("inf"),
-        )
+    def _send_batches(self, until: float = float("inf")) -> None:
+        """Send the batches that are due by then."""
+        with self.member.publisher.lock:
+            for batch in self._batches.values():
+                if batch.times and batch.due <= until:
+                    self._send(batch)
 
-    def _flush_batches(self, only_due: bool) -> None:
-        with self._emitting:
-            for (method_name, topic), batch in self._batches.items():
-                age = self._batch_age((method_name, topic))
-                if batch.times and (not only_due or clock.monotonic() - batch.since >= age):
-                    outputs = self.component.methods[method_name].outputs
-                    self._flush(next(output for output in outputs if output.topic == topic), batch)
-
-    def _flush(self, output: Output, batch: _Batch) -> None:
-        count = len(batch.times)
-        number = self._numbers.get(output.topic, 0)
-        envelope = Envelope(self.name, self.member.boot, number, batch.times, k=count)
-        payload = codecs.encode(batch.fields, envelope)
+    def _send(self, batch: _Batch) -> None:
+        fields, times, output = batch.fields, batch.times, batch.output
         batch.times = []
-        self.member.connection.check(output.topic, payload)
-        self._numbers[output.topic] = number + count
-        self._send(output, payload, number, count)
+
+        def encode(number: int) -> bytes:
+            return codecs.encode(fields, Envelope(self.name, self.member.boot, number, times, k=len(times)))
+
+        keep = output.keep == "all"
+        self.member.publisher.send(output.topic, encode, len(times), output.qos, output.retain, keep)
 
     def publishing(self, method: Method, result: Any) -> Any:
         """Publish what a call by hand returned, and return it; a generator or coroutine when it comes to be."""
@@ -950,12 +919,6 @@ def _asks_safety(payload: bytes) -> bool:
         return codecs.decode(payload)[0].get("safe") is True
     except PayloadError:
         return False
-
-
-@lru_cache(4096)
-def _output(topic: str) -> Output:
-    """Return a topic to publish on, as a mark without anything else would give it."""
-    return Output(topics.check_topic(topic), 1, False, None, None, None, {}, None, None, "all", "")
 
 
 def _described(message: Message) -> str:

@@ -22,7 +22,7 @@ from ether import clock, codecs, spans, topics
 from ether.errors import EtherError
 from ether.model import About, Message, State, Status
 from ether.mqtt import Connection, Receipt
-from ether.outbox import Sender
+from ether.publisher import Publisher
 
 __all__ = ["LOST_CONNECTION", "Member", "about_json", "new_boot", "read_about", "read_status"]
 
@@ -102,8 +102,6 @@ class Member:
         """Called for each status: counts that are derived rather than kept."""
         self.on_message: Callable[[Message, Receipt | None], object] = lambda message, receipt: None
         self.on_up: Callable[[bool], None] = lambda session_present: None
-        self.outbox: Sender | None = None
-        """Keeps what we publish until it is recorded; None where nobody records."""
         self._numbers: dict[tuple[str, str], tuple[str, list[list[int]]]] = {}
         """By publisher and topic: its boot id, and the numbers that have come, as `spans`."""
         self._been_up = False
@@ -120,6 +118,7 @@ class Member:
         self.connection = connect(url, namespace=namespace, will=(topics.status(name), _status_json(will)), **options)
         self.connection.on_message = self._receive
         self.connection.on_up = self._came_up
+        self.publisher = Publisher(self.connection, name, self.boot, self.counts)
         self._log_handler: _LogToTopic | None = None
 
     @property
@@ -138,7 +137,7 @@ class Member:
 
     def set_about(self, about: About) -> None:
         """Announce the self-description, now and at every reconnect."""
-        outbox = "" if self.outbox is None else "disk"
+        outbox = "" if self.publisher.outbox is None else "disk"
         self._about = replace(about, name=self.name, boot=self.boot, outbox=outbox)
         if self.connection.connected:
             self._announce_about()
@@ -155,11 +154,12 @@ class Member:
         self._log_handler.setLevel(level)
         logging.getLogger().addHandler(self._log_handler)
 
-    def leave(self, last: dict[str, int], timeout: float = 5.0) -> None:
+    def leave(self, timeout: float = 5.0) -> None:
         """Say goodbye with the last number of every topic, once all that is to be recorded has been (or time is up)."""
-        if self.outbox is not None and self.connection.connected and not self.outbox.settle(timeout):
+        outbox = self.publisher.outbox
+        if outbox is not None and self.connection.connected and not outbox.settle(timeout):
             logger.error("%s: the recorder did not confirm everything within %g s", self.name, timeout)
-        self.set_status(State.DISCONNECTED, last=last)
+        self.set_status(State.DISCONNECTED, last=self.publisher.last)
 
     def close(self, timeout: float = 5.0, clear: bool = False) -> bool:
         """Disconnect in order; True if the broker has confirmed everything.
@@ -172,8 +172,8 @@ class Member:
             self._closed.set()
         if self._log_handler is not None:
             logging.getLogger().removeHandler(self._log_handler)
-        if self.outbox is not None:
-            self.outbox.close()
+        if self.publisher.outbox is not None:
+            self.publisher.outbox.close()
         if clear and self.connection.connected:
             for topic in (topics.status(self.name), topics.about(self.name)):
                 self.connection.publish(topic, b"", 1, retain=True)
@@ -185,8 +185,8 @@ class Member:
         if self._about is not None:
             self._announce_about()
         self._announce_status()
-        if self.outbox is not None:
-            self.outbox.renew()
+        if self.publisher.outbox is not None:
+            self.publisher.outbox.renew()
         self.on_up(session_present)
 
     def _announce_status(self, unless_known_for: float = 0.0) -> None:
@@ -222,8 +222,8 @@ class Member:
         elif message.topic == self._about_topic and self._about is not None:
             found = read_about(self.name, message.payload)
             self._about_overwritten |= found is None or found.boot != self.boot
-        if self.outbox is not None:
-            self.outbox.hear(message)
+        if self.publisher.outbox is not None:
+            self.publisher.outbox.hear(message)
         if message.qos and not message.retain and not self.connection.manual_ack and self._came_before(message):
             self.counts["repeated"] += 1
             return None

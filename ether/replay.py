@@ -330,7 +330,8 @@ class _Player:
         by, boot = self._client.name, self._client.boot
         self._hold_on()
         try:
-            self._client.pub_numbered(message.topic, encode, 1 if was is None else codecs.readings_in(was), message.qos)
+            readings = 1 if was is None else codecs.readings_in(was)
+            self._client.publisher.send(message.topic, encode, readings, message.qos)
         except PayloadError:
             self._unreadable += 1
             return
@@ -340,8 +341,8 @@ class _Player:
             # The connection bounds how many are under way, not how large they are; and the recorder may be slower.
             self._in_flight = 0
             self._guest.connection.flush(_PATIENCE_S)
-            if self._client.outbox is not None:
-                self._client.outbox.settle(_PATIENCE_S)
+            if self._client.publisher.outbox is not None:
+                self._client.publisher.outbox.settle(_PATIENCE_S)
 
     def _hold_on(self) -> None:
         """Wait for a lost connection to come back; SessionError where the session has ended."""

@@ -397,10 +397,10 @@ def serve(
         instance.later(ready)
         threading.Thread(target=_stop_with, args=(instance, stop), name="stop", daemon=True).start()
         instance.run()
-        instance.close({})
-        if member.outbox is not None:
+        instance.close()
+        if member.publisher.outbox is not None:
             with contextlib.suppress(OSError):  # unless something in it waits to be recorded
-                member.outbox.folder.parent.rmdir()
+                member.publisher.outbox.folder.parent.rmdir()
         if not instance.restart_asked:
             return dict(member.counts)
 
@@ -408,15 +408,15 @@ def serve(
 def _instance(board: SerialBoard, name: str, guest: Guest, outbox: Path | None) -> tuple[Member, Instance]:
     member = Member(guest.url, name, namespace=guest.namespace, tls=guest.tls)
     if outbox is not None:
-        member.outbox = Sender(member.connection, name, member.boot, outbox / name, counts=member.counts)
+        member.publisher.outbox = Sender(member.connection, name, member.boot, outbox / name, counts=member.counts)
     elif (given := guest.outbox_orders(name)) is not None:
-        member.outbox = Sender.ordered(given, member.connection, name, member.boot, member.counts)
+        member.publisher.outbox = Sender.ordered(given, member.connection, name, member.boot, member.counts)
     instance = Instance(Component.of(SerialBoard), board, member, kwargs={"port": board.port, "baud": board.baud})
     member.open()
     member.log_to_topic()
     instance.open()
-    if member.outbox is not None:
-        member.outbox.begin()  # what is published is not known yet
+    if member.publisher.outbox is not None:
+        member.publisher.outbox.begin()  # what is published is not known yet
     return member, instance
 
 

@@ -725,11 +725,11 @@ def main() -> None:
     tls = Tls(**orders["tls"]) if orders["tls"] else None
     member = Member(orders["url"], name, namespace=orders["namespace"], tls=tls)
     member.connection.limits = BrokerLimits(**orders["limits"])
-    client = Client(member.connection, name, member.boot)
+    client = Client(member.connection, member.publisher)
     member.on_message = lambda message, receipt: client.take(message)
     member.on_up = lambda session_present: client.renew_runs()
     if (given := orders["outbox"]) is not None:
-        member.outbox = client.outbox = Sender.ordered(given, member.connection, name, member.boot, member.counts)
+        member.publisher.outbox = Sender.ordered(given, member.connection, name, member.boot, member.counts)
     try:
         member.open(orders["start_timeout"])
     except BrokerError as exc:
@@ -753,7 +753,7 @@ def main() -> None:
     if instance.init() and orders["started"]:
         instance.start()
     instance.run()
-    instance.close(client.last_numbers())
+    instance.close()
     if instance.unsafe:
         raise SystemExit(1)  # the supervisor then has another object of the class do it
     if instance.restart_asked:
@@ -787,7 +787,6 @@ def make_instance(orders: dict[str, Any], member: Member, client: Client, load: 
             logger.warning("%s: not set again: %s", member.name, exc)
     instance = Instance(component, target, member, **shown, drain_timeout=orders["drain_timeout"], params=params)
     instance.take_first = client.take
-    instance.share_numbers(client)
     return instance
 
 

@@ -70,7 +70,7 @@ class Bridge:
         tls = Tls(**orders["tls"]) if orders["tls"] else None
         self.member = Member(orders["url"], NAME, namespace=self._namespace, tls=tls)
         self.member.connection.limits = BrokerLimits(**orders["limits"])
-        self.client = Client(self.member.connection, NAME, self.member.boot)
+        self.client = Client(self.member.connection, self.member.publisher)
         self.member.on_message = self.hear
         self._root = homie.identity(f"ether/{self._namespace}")
         self._ids: dict[str, str] = {}
@@ -141,7 +141,7 @@ class Bridge:
         for topic in sorted(self._retained, key=_states_first):
             self._foreign.publish(topic, b"", 1, retain=True)
         self._foreign.close()
-        self.member.leave(self.client.last_numbers())
+        self.member.leave()
         self.member.close()
 
     # --- incoming, in the network threads

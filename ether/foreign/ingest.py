@@ -14,7 +14,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -74,9 +74,7 @@ class _Device:
     """A foreign device as a member."""
 
     member: Member
-    signer: codecs.Signer
     about: About
-    numbers: dict[str, int] = field(default_factory=dict)
     told: State | None = None
     """What its own availability says; None where it never spoke of it."""
 
@@ -101,7 +99,7 @@ class Ingest:
         self._stopping = threading.Event()
         self.member = self._member(NAME, _OWN_EVERY_S)
         self.member.on_message = self._hear
-        self._client = Client(self.member.connection, NAME, self.member.boot)
+        self._client = Client(self.member.connection, self.member.publisher)
         """Knows who else lives."""
         self.member.describe = lambda: {"queued": self._work.qsize(), "devices": len(self._devices)}
         self.counts = self.member.counts
@@ -180,7 +178,7 @@ class Ingest:
         self._foreign.close(1.0)
 
         def leave(device: _Device) -> None:
-            device.member.leave({topic: number - 1 for topic, number in device.numbers.items()})
+            device.member.leave()
             device.member.close()
 
         leaving = [threading.Thread(target=leave, args=(each,), daemon=True) for each in self._devices.values()]
@@ -283,14 +281,14 @@ class Ingest:
             member = self._member(name, _EVERY_S)
             if (outbox := self._orders["outbox"]) is not None:
                 folder = str(Path(outbox["folder"]).parent / name)
-                member.outbox = Sender.ordered(
+                member.publisher.outbox = Sender.ordered(
                     {**outbox, "folder": folder}, member.connection, name, member.boot, member.counts
                 )
             about = About(
                 name, class_name=f"foreign.{source.given.name or 'rule'}", version=ether.__version__,
                 kwargs={"id": given, "by": NAME},
             )  # fmt: skip
-            device = _Device(member, codecs.Signer(name, member.boot), about)
+            device = _Device(member, about)
             try:
                 member.open(self._orders["start_timeout"])
             except EtherError:
@@ -298,8 +296,8 @@ class Ingest:
                 raise
             self._devices[source.number, given] = device
             member.set_about(about)
-            if member.outbox is not None:
-                member.outbox.begin()
+            if member.publisher.outbox is not None:
+                member.publisher.outbox.begin()
             logger.info("%s: %s is there, taken in as %s", NAME, given, name)
         return device
 
@@ -339,15 +337,8 @@ class Ingest:
         gone = member.state in (State.LOST, State.DISCONNECTED)
         if gone or (member.state is State.INIT and device.told is None):
             member.set_status(State.READY)  # whoever speaks lives
-        number = device.numbers.get(topic, 0)
-        payload = device.signer.encode(fact.fields, number, now if fact.time is None else fact.time)
-        member.connection.check(topic, payload)
-        device.numbers[topic] = number + 1
-        if member.outbox is not None:
-            member.outbox.keep(topic, number, 1, payload)
-        member.counts["published"] += 1
+        member.publisher.publish(topic, fact.fields, t=now if fact.time is None else fact.time)
         self.counts["published"] += 1
-        member.connection.publish(topic, payload, 1)
 
     @staticmethod
     def _learn(device: _Device, topic: str, fact: Taken) -> None:

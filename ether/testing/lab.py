@@ -376,7 +376,7 @@ class _Host(Host):
 
     def _stop_recorder(self) -> None:
         assert self._member is not None
-        self._member.leave(self.client.last_numbers())
+        self._member.leave()
 
     def _needs_parcel(self, instance: InstanceConfig) -> bool:
         return False
@@ -494,7 +494,7 @@ class _InProcess:
             return 0
         connect = self._lab.connect_as(self.name)
         member = self.member = Member(_URL, self.name, namespace=orders["namespace"], connect=connect)
-        client = Client(member.connection, self.name, member.boot)
+        client = Client(member.connection, member.publisher)
         member.on_message = lambda message, receipt: client.take(message)
         member.on_up = lambda present: client.renew_runs()
         member.open(orders["start_timeout"])
@@ -513,7 +513,7 @@ class _InProcess:
         if instance.init() and orders["started"]:
             instance.start()
         instance.run()
-        instance.close(client.last_numbers())
+        instance.close()
         if instance.unsafe:
             return 1
         return process.RESTART_CODE if instance.restart_asked else 0

@@ -230,7 +230,7 @@ def test_a_full_outbox_is_an_alarm_and_a_count_and_passes(ether, workdir, until)
     record = {"outbox": {"size": "1MiB", "block": "200ms"}}
     ether.tap({"broker": "embedded", "record": record, "session": {"stop_timeout": "10s"}})
     camera = ether.add(_Camera(), "camera")
-    outbox = ether._host._by_hand["camera"][0].member.outbox
+    outbox = ether._host._by_hand["camera"][0].member.publisher.outbox
     recorder = psutil.Process(_pid(ether, "recorder"))
     recorder.suspend()
     try:
@@ -261,7 +261,7 @@ def test_what_is_not_to_be_kept_is_recorded_and_never_waits_in_the_outbox(ether,
     ether.tap({"broker": "embedded"})
     panel = ether.add(_Panel(), "panel")
     panel.turn(5)
-    boxes = list(ether._host._by_hand["panel"][0].member.outbox._boxes)
+    boxes = list(ether._host._by_hand["panel"][0].member.publisher.outbox._boxes)
 
     summary = ether.shutdown()
 

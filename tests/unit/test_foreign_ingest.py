@@ -12,6 +12,7 @@ from ether.foreign import ingest
 from ether.foreign.facts import Alive, Taken
 from ether.foreign.ingest import Ingest
 from ether.model import About, Message, State, Status
+from ether.publisher import Publisher
 
 
 class Voice:
@@ -19,10 +20,11 @@ class Voice:
 
     def __init__(self, name):
         self.name, self.boot, self.state, self.detail = name, "b", State.INIT, ""
-        self.outbox, self.counts, self.said, self.abouts = None, Counter(), [], []
+        self.counts, self.said, self.abouts = Counter(), [], []
         self.connection = SimpleNamespace(
-            client_id=name, check=lambda topic, payload: None, publish=lambda *each: self.said.append(each)
+            client_id=name, check=lambda topic, payload: None, publish=lambda *each: self.said.append(each) or True
         )
+        self.publisher = Publisher(self.connection, name, self.boot, self.counts)
 
     def open(self, timeout):
         """It always can."""

@@ -496,7 +496,10 @@ class Instance:
         elif reserved.kind == "control":
             self._put(self._verb, reserved.name)
         elif reserved.kind == "command" and reserved.name == self.name:
-            self._command(reserved.verb, message.payload)
+            try:
+                self._command(reserved.verb, message.payload)
+            except PayloadError as exc:
+                logger.warning("%s: command %r refused: %s", self.name, reserved.verb, exc)
 
     def _wanting(self, message: Message) -> list[tuple[Method, Inbox]]:
         """Return where a message goes: one inbox of each method that subscribed to its topic."""

@@ -196,13 +196,14 @@ def test_one_method_that_rejects_keeps_no_other_from_its_message(shared, add, un
 
 @pytest.mark.parametrize("verb", ["every", "ping", "dance"])
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"\xd9\xd9\xf7\xff", b'{"every": "soon"}'])
-def test_damaged_commands_disturb_nobody(shared, sink, until, raw, verb, payload):
+def test_damaged_commands_disturb_nobody(shared, sink, until, raw, caplog, verb, payload):
     client = raw(shared.info()["broker"]["url"])
 
     client.publish(f"ether/command/sink/{verb}", payload)
     client.publish("poison/keyword", b'{"x": 1, "y": 2}')
 
     until(lambda: sink.got == [(1, 2)])
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
 
 
 @pytest.mark.parametrize(

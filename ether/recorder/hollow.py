@@ -9,19 +9,25 @@ nothing of it then.
 from __future__ import annotations
 
 import json
+import logging
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
 from ether import codecs
-from ether.recorder.layout import MASK, OFFSETS
+from ether.recorder.layout import FLAG_HOLLOW, MASK, OFFSETS, group_path
 
-__all__ = ["LEAST", "Columns", "Hole", "hollowed"]
+__all__ = ["LEAST", "Columns", "Hole", "hollowed", "raw_payloads"]
+
+logger = logging.getLogger(__name__)
 
 LEAST = 64
 _WINDOW_BYTES = 512 << 10
+_POOL_BYTES = 4 << 20
+_MOST_COLUMNS = 100
 _MOST_DEPTH = 32
 _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _LIST, _MAP, _TAG = range(7)
 _SHAPED = 40
@@ -220,3 +226,52 @@ class Columns:
             begin, held = first, dataset[first:end]
             self._windows[name] = begin, held
         return np.asarray(held[first - begin : last - begin])
+
+
+def raw_payloads(recording: h5py.File) -> Iterator[tuple[int, int, bytes]]:
+    """Yield row, checksum and bytes of every message in the ledger, reading /raw in blocks.
+
+    Bytes that are not what was received do not match the checksum.
+    """
+    ledger, raw = recording["messages"], recording["raw"]
+    filler = _Filler(recording)
+    for start in range(0, len(ledger), 20_000):
+        rows = ledger[start : start + 20_000]
+        offsets = rows["raw_offset"].astype("<i8")
+        lengths = rows["raw_length"].astype("<i8")
+        place = 0
+        while place < len(rows):
+            last = place + 1
+            while last < len(rows) and offsets[last] + lengths[last] - offsets[place] <= _POOL_BYTES:
+                last += 1
+            base = int(offsets[place])
+            pool = raw[base : int(offsets[last - 1] + lengths[last - 1])].tobytes()
+            for row in range(place, last):
+                begin = int(offsets[row]) - base
+                payload = pool[begin : begin + int(lengths[row])]
+                if rows["flags"][row] & FLAG_HOLLOW:
+                    payload = filler.filled(payload, rows[row])
+                yield start + row, int(rows["crc32"][row]), payload
+            place = last
+
+
+class _Filler:
+    """Puts back into payloads what the columns of their topics hold."""
+
+    def __init__(self, recording: h5py.File) -> None:
+        self._recording = recording
+        self._topics: list[bytes] = []
+        self._columns: dict[int, Columns] = {}
+
+    def filled(self, payload: bytes, row: np.void) -> bytes:
+        topic = int(row["topic"])
+        try:
+            if topic not in self._columns:
+                if len(self._columns) >= _MOST_COLUMNS:
+                    self._columns.clear()
+                self._topics = self._topics or list(self._recording["topics"].fields("topic")[:])
+                self._columns[topic] = Columns(self._recording[group_path(self._topics[topic].decode())])
+            return self._columns[topic].filled(payload, int(row["row"]), int(row["readings"]))
+        except (ValueError, LookupError, OSError, TypeError) as exc:
+            logger.debug("a message on topic %d cannot be put together: %s", topic, exc)
+            return payload

@@ -24,10 +24,10 @@ from ether.model import Annotation, Run, State, Status
 from ether.recorder import layout, revisions
 from ether.recorder.device_clock import DeviceClock, Sample
 from ether.recorder.entries import journal_folder
+from ether.recorder.hollow import raw_payloads
 from ether.recorder.layout import ABSENT, MASK, NONE_ID, NONE_NS, NULL, OFFSETS, REPLAY, SHAPE, VALID
 from ether.recorder.parts import first_of, part_path, parts_of
 from ether.recorder.revisions import Revision
-from ether.recorder.seal import raw_payloads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +146,7 @@ class Recording(Mapping[str, "Stream"]):
         """The last part: it knows all runs, publishers and accounts."""
         self._groups: dict[str, list[h5py.Group | None]] = {}
         for place, file in enumerate(self._files):
-            for group in _stream_groups(file):
+            for group in stream_groups(file):
                 self._groups.setdefault(layout_topic(group), [None] * len(self._files))[place] = group
 
     def close(self) -> None:
@@ -936,7 +936,7 @@ def layout_topic(group: h5py.Group) -> str:
     return str(group.attrs["topic"])
 
 
-def _stream_groups(file: h5py.File) -> list[h5py.Group]:
+def stream_groups(file: h5py.File) -> list[h5py.Group]:
     found: list[h5py.Group] = []
 
     def visit(group: h5py.Group) -> None:

@@ -30,12 +30,12 @@ from ether.errors import EtherError, RecordingError
 from ether.journal import JournalReader, Record, drop_segments, sync_directory
 from ether.journal import hold as hold_journal
 from ether.recorder import layout
+from ether.recorder.builder import LIBVER, Builder
 from ether.recorder.disk import demand, trouble
 from ether.recorder.entries import Kind, journal_folder, unpack
-from ether.recorder.hollow import Columns
+from ether.recorder.hollow import raw_payloads
 from ether.recorder.marker import SEALER, WRITER, hold
 from ether.recorder.parts import Part, Resume, first_of
-from ether.recorder.writer import LIBVER, Builder
 
 __all__ = ["DROPPED", "Held", "content_sha256", "dataset_sha256", "main", "recover", "seal"]
 
@@ -47,7 +47,6 @@ _BLOCK_BYTES = 4 << 20
 _CHUNK_BYTES = 256 << 10
 _TINY_BYTES = 4 << 10
 _SHORT_TEXT = 64
-_MOST_COLUMNS = 100
 _LARGE_BYTES = 1 << 20
 _SAMPLE_BYTES = 128 << 10
 _FRAME_BYTES = 64 << 10
@@ -113,55 +112,6 @@ def prove(file: Path, journal: Path, start: int = 0, end: int | None = None) -> 
         for number, expected, payload in raw_payloads(recording):
             if crc32(payload) != expected:
                 raise RecordingError(f"{file}: the bytes of message {number} do not match their checksum")
-
-
-def raw_payloads(recording: h5py.File) -> Iterator[tuple[int, int, bytes]]:
-    """Yield row, checksum and bytes of every message in the ledger, reading /raw in blocks.
-
-    Bytes that are not what was received do not match the checksum.
-    """
-    ledger, raw = recording["messages"], recording["raw"]
-    filler = _Filler(recording)
-    for start in range(0, len(ledger), 20_000):
-        rows = ledger[start : start + 20_000]
-        offsets = rows["raw_offset"].astype("<i8")
-        lengths = rows["raw_length"].astype("<i8")
-        place = 0
-        while place < len(rows):
-            last = place + 1
-            while last < len(rows) and offsets[last] + lengths[last] - offsets[place] <= _BLOCK_BYTES:
-                last += 1
-            base = int(offsets[place])
-            pool = raw[base : int(offsets[last - 1] + lengths[last - 1])].tobytes()
-            for row in range(place, last):
-                begin = int(offsets[row]) - base
-                payload = pool[begin : begin + int(lengths[row])]
-                if rows["flags"][row] & layout.FLAG_HOLLOW:
-                    payload = filler.filled(payload, rows[row])
-                yield start + row, int(rows["crc32"][row]), payload
-            place = last
-
-
-class _Filler:
-    """Puts back into payloads what the columns of their topics hold."""
-
-    def __init__(self, recording: h5py.File) -> None:
-        self._recording = recording
-        self._topics: list[bytes] = []
-        self._columns: dict[int, Columns] = {}
-
-    def filled(self, payload: bytes, row: np.void) -> bytes:
-        topic = int(row["topic"])
-        try:
-            if topic not in self._columns:
-                if len(self._columns) >= _MOST_COLUMNS:
-                    self._columns.clear()
-                self._topics = self._topics or list(self._recording["topics"].fields("topic")[:])
-                self._columns[topic] = Columns(self._recording[layout.group_path(self._topics[topic].decode())])
-            return self._columns[topic].filled(payload, int(row["row"]), int(row["readings"]))
-        except (ValueError, LookupError, OSError, TypeError) as exc:
-            logger.debug("a message on topic %d cannot be put together: %s", topic, exc)
-            return payload
 
 
 def content_sha256(recording: h5py.File) -> str:

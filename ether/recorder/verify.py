@@ -20,9 +20,10 @@ from ether.errors import RecordingError
 from ether.recorder import layout, revisions
 from ether.recorder.account import NOBODY, Account, Track
 from ether.recorder.entries import LOSSES
+from ether.recorder.hollow import raw_payloads
 from ether.recorder.layout import MASK, NONE_ID, OFFSETS, SHAPE
-from ether.recorder.reader import Parts, _stream_groups, open_parts, table_rows
-from ether.recorder.seal import content_sha256, dataset_sha256, raw_payloads
+from ether.recorder.reader import Parts, open_parts, stream_groups, table_rows
+from ether.recorder.seal import content_sha256, dataset_sha256
 
 __all__ = ["Report", "Tally", "verify"]
 
@@ -345,7 +346,7 @@ class _Verifier:
         seen: set[str] = set()
         groups: list[h5py.Group] = []
         with self._naming("/data"):
-            groups = _stream_groups(self.file)
+            groups = stream_groups(self.file)
         for group in groups:
             with self._naming(group.name):
                 topic = str(group.attrs["topic"])

@@ -48,7 +48,7 @@ from ether.recorder.entries import (
     note,
     unpack,
 )
-from ether.recorder.marker import Marker, settle
+from ether.recorder.marker import DISK_TROUBLE, Marker, settle
 from ether.recorder.parts import Resume, is_taken
 from ether.recorder.pings import Pings
 from ether.recorder.redact import redacted
@@ -708,7 +708,7 @@ class WriterProcess:
         self.deaths += 1
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         at = Marker.read(self.journal / "writer.at")
-        if at is not None and at[0] == at[1]:
+        if at is not None and at[0] == at[1] and code != DISK_TROUBLE:
             self._deaths_at[at[0]] += 1
             if self._deaths_at[at[0]] >= self.DEADLY:
                 self.raw_only.add(at[0])

@@ -10,10 +10,12 @@ from typing import IO
 from ether.errors import JournalError
 from ether.journal import hold as hold_journal
 
-__all__ = ["SEALER", "WRITER", "Marker", "hold", "settle"]
+__all__ = ["DISK_TROUBLE", "SEALER", "WRITER", "Marker", "hold", "settle"]
 
 WRITER, SEALER = "writer.lock", "sealer.lock"
 """Files in the journal's folder, each held by the process that is at work."""
+DISK_TROUBLE = 4
+"""Exit code of a writer that the disk kept from writing: no message is to blame for its death."""
 
 
 class Marker:

@@ -27,7 +27,7 @@ from ether.journal import JournalReader, Record, sync_directory
 from ether.recorder import seal
 from ether.recorder.builder import Builder
 from ether.recorder.disk import trouble
-from ether.recorder.marker import SEALER, WRITER, Marker, hold
+from ether.recorder.marker import DISK_TROUBLE, SEALER, WRITER, Marker, hold
 from ether.recorder.parts import Part, Resume, part_path
 
 __all__ = ["Writer", "main"]
@@ -214,11 +214,11 @@ def main() -> None:
         seal.seal(writer.finish(), journal)
     except SealFailed:
         logger.error("recorder: a part cannot be sealed; it is built again from the journal")
-        os._exit(4)
+        os._exit(DISK_TROUBLE)
     except (OSError, RuntimeError) as exc:
         if not (why := trouble(exc)):
             raise
         logger.error("recorder: the file cannot be written: %s", why)
-        os._exit(4)  # HDF5 crashes interpreters that exit with unwritten data on a full disk
+        os._exit(DISK_TROUBLE)  # HDF5 crashes interpreters that exit with unwritten data on a full disk
     if held is not None:
         held.close()

@@ -28,6 +28,18 @@ codecs.parsed = parsed
 from ether.recorder.writer import main
 """
 
+FULL = """
+import errno, pathlib
+from ether import codecs
+real = codecs.parsed
+def parsed(payload):
+    if b"deadly" in payload and not pathlib.Path("room").exists():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return real(payload)
+codecs.parsed = parsed
+from ether.recorder.writer import main
+"""
+
 
 def test_a_message_that_kills_the_writer_three_times_is_set_aside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,3 +94,23 @@ def test_a_writer_without_room_says_so_and_finishes_once_there_is_some(
         wait_until(writer.watch, "the end")
     assert "No space left on device" in capfd.readouterr().err
     assert (verify(disk / "r.h5").complete, verify(disk / "r.h5").messages) == (True, 100)
+
+
+def test_no_message_is_blamed_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "full_writer.py").write_text(FULL)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(WriterProcess, "module", "full_writer")
+    notes: list[Kind] = []
+    with Journal(tmp_path / ".r.journal") as journal:
+        for number, payload in enumerate([b'{"a": 1}', b'{"a": "deadly"}', b'{"a": 3}']):
+            journal.append(head(Kind.MESSAGE, 1, number, number, "lab/oven"), payload)
+        journal.append(*note(Kind.END, {"reason": "stop", "connected": True}))
+        journal.commit()
+        writer = WriterProcess(tmp_path / "r.h5", tmp_path / ".r.journal", lambda kind, _content: notes.append(kind))
+        attempts = 2 * WriterProcess.DEADLY + 1  # every other one finds out which message it was
+        wait_until(lambda: writer.watch() or writer.deaths == attempts, f"{attempts} attempts")
+        (tmp_path / "room").touch()
+        wait_until(writer.watch, "the end")
+    report = verify(tmp_path / "r.h5")
+    assert (report.complete, report.messages, report.undecoded, set(notes)) == (True, 3, 0, {Kind.EVENT})

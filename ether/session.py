@@ -42,6 +42,8 @@ __all__ = ["Ether", "RunHandle", "Summary", "ether", "main", "make_instance"]
 logger = logging.getLogger("ether")
 
 _LATER_KEPT = 1000
+_LOOK_S = 0.05
+"""How often to look whether a session of another process has ended."""
 
 T = TypeVar("T")
 
@@ -232,7 +234,13 @@ class Ether:
         return clock.wait_for(self._ended, float("inf") if timeout is None else timeout)
 
     def stop_session(self, timeout: float = 30.0) -> None:
-        """Ask the host of the joined session to shut down, and wait until it has."""
+        """Ask the host of the joined session to shut down, and wait until it has, its recording finished.
+
+        Raises:
+            SessionError: nobody hosts it, or it has not ended within `timeout` seconds.
+        """
+        from ether import runtime
+
         client = self._need()
         if self._host is not None:
             self.shutdown()
@@ -240,13 +248,25 @@ class Ether:
         client.watch()
         if "session" not in client.statuses:
             raise SessionError("nobody hosts a session here")
-        client.command("session", "stop")
+        identity = client.session.get("id")
 
-        def gone() -> bool:
+        def here() -> bool:
+            return any(each["id"] == identity for each in runtime.running())
+
+        def cleared() -> bool:
+            # After its goodbye the recorder seals the file, which is to have that too; what it retained goes last.
             status = client.statuses.get("session")
-            return status is None or status.state in (State.DISCONNECTED, State.LOST) or not client.connection.connected
+            return status is None or status.state is State.LOST or not client.connection.connected
 
-        if not client.wait_for(gone, timeout):
+        on_this_machine, ended = here(), clock.monotonic() + timeout
+        client.command("session", "stop")
+        if on_this_machine:
+            client.connection.flush(timeout, patient=False)
+            self.shutdown()  # the broker may end with it, and its entry goes after that
+            done = _look_until(lambda: not here(), ended - clock.monotonic())
+        else:
+            done = _look_until(cleared, timeout)
+        if not done:
             raise SessionError(f"the session did not end within {timeout:g} s")
 
     # --- instances
@@ -683,6 +703,11 @@ class Ether:
         if self._sigterm is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._sigterm)
             self._sigterm = None
+
+
+def _look_until(condition: Callable[[], bool], timeout: float) -> bool:
+    """Wait until something holds of which nobody tells us; False when `timeout` seconds have passed."""
+    return clock.wait(condition, lambda left: threading.Event().wait(min(left, _LOOK_S)), timeout)
 
 
 def _exit_on_sigterm(_number: int, _frame: FrameType | None) -> None:

@@ -455,6 +455,18 @@ def test_down_lets_the_host_sum_up(bench: Bench) -> None:
     assert (code, said.splitlines()[-1]) == (0, "nothing was recorded")
 
 
+def test_what_a_session_recorded_is_finished_when_down_returns(bench: Bench) -> None:
+    bench.run("init", "lab")
+    bench.run("up", "lab/session.yaml", "--detach")
+
+    bench.run("down")
+
+    (path,) = (bench.folder / "data").glob("*.h5")
+    with open_recording(path) as recording:
+        assert recording.state == "sealed"
+    bench.run("ps", code=4)
+
+
 def test_an_instance_that_cannot_start_is_named_and_nothing_stays(bench: Bench) -> None:
     (bench.folder / "broken.py").write_text(
         "class Oven:\n    def __init__(self) -> None:\n        raise OSError('no port')\n"

@@ -122,6 +122,8 @@ class Client:
         """Runs that are on, by id, as far as we have heard; the last one is the current one."""
         self.run_count = 0
         """Runs that have begun in this session, trials not counted, as far as we have heard."""
+        self.trial_counts: Counter[str] = Counter()
+        """Id of a run to how many trials of it have begun, as far as we have heard."""
         self._own_runs: dict[str, Run | None] = {}
         self.alarms: dict[str, list[dict[str, Any]]] = {}
         """Name of whoever raised them, to what stands: ``topic``, ``kind``, ``detail``, ``since``."""
@@ -180,17 +182,20 @@ class Client:
             if reserved.kind == "alarm":
                 self._take_alarms(reserved.name, content.get("alarms"))
             elif message.topic == topics.RUN:
-                self._take_run(content)
+                self._take_run(content, message.retain)
             else:
                 self.session = content
             return True
         return False
 
-    def _take_run(self, content: dict[str, Any]) -> None:
+    def _take_run(self, content: dict[str, Any], retained: bool) -> None:
         identity = str(content.get("id") or "")
         content = dict(content)
+        others = content.pop("others", None)
         count, number = content.pop("runs", 0), 0 if content.get("parent") else content.get("number")
         self.run_count = max(self.run_count, *(each for each in (count, number, 0) if type(each) is int))
+        self._count_trials(identity, content.pop("trials", 0))
+        self._count_trials(str(content.get("parent") or ""), content.get("number"))
         own = self._own_runs.get(identity)
         if own is None and identity in self._own_runs:
             return  # an echo of what we have ended
@@ -198,6 +203,10 @@ class Client:
             self.renew_runs()  # we were lost, and came back
             return
         with self._changed:
+            if retained and isinstance(others, list):  # began before we came
+                for each in others:
+                    if isinstance(each, dict) and each.get("id"):
+                        self.open_runs.setdefault(str(each["id"]), each)
             if not identity:
                 self.open_runs.clear()
             elif content.get("stopped") or content.get("outcome"):
@@ -205,11 +214,9 @@ class Client:
             else:
                 self.open_runs[identity] = content  # one that is told again stays where it is
 
-    def trial_numbers(self, parent: str) -> list[int]:
-        """Return the numbers of those trials of a run that are on."""
-        with self._changed:
-            runs = list(self.open_runs.values())
-        return [run["number"] for run in runs if run.get("parent") == parent and type(run.get("number")) is int]
+    def _count_trials(self, parent: str, count: Any) -> None:
+        if parent and type(count) is int:
+            self.trial_counts[parent] = max(self.trial_counts[parent], count)
 
     @property
     def current_run(self) -> dict[str, Any]:
@@ -703,6 +710,7 @@ class Client:
 
     def announce_run(self, run: Run) -> None:
         """Tell of a run's begin or end; the retained message then names the run that is current, if any."""
+        self._count_trials(run.parent or "", run.number)
         began = run.stopped is None
         if began or run.id in self._own_runs:
             self._own_runs[run.id] = run if began else None
@@ -725,7 +733,13 @@ class Client:
             self._tell_run(self.current_run, retain=True)
 
     def _tell_run(self, fields: Mapping[str, Any], retain: bool) -> None:
-        self.connection.publish(topics.RUN, codecs.encode({**fields, "runs": self.run_count}), 1, retain=retain)
+        content = {**fields, "runs": self.run_count}
+        if (identity := fields.get("id")) and retain:  # for who comes later, and ends this one or begins a trial of it
+            with self._changed:
+                others = [run for each, run in self.open_runs.items() if each != identity]
+            content |= {"others": others} if others else {}
+            content |= {"trials": self.trial_counts[identity]} if self.trial_counts[identity] else {}
+        self.connection.publish(topics.RUN, codecs.encode(content), 1, retain=retain)
 
     def abandon_runs(self, name: str) -> None:
         """End the runs of a client that was lost, on its behalf."""

@@ -83,7 +83,6 @@ class Ether:
         self._lock = threading.RLock()
         self._runs: list[Run] = []
         self._scoped: set[str] = set()
-        self._trial_counts: dict[str, int] = {}
         self._later: dict[str, Future[Any]] = {}
         self._ended = threading.Event()
         self._summary: Summary | None = None
@@ -211,7 +210,6 @@ class Ether:
             self._leave_runs(everything=host is not None)
             self._client, self._host, self._close_guest = None, None, None
             self._later.clear()
-            self._trial_counts.clear()
             try:
                 if close_guest is not None:
                     close_guest()
@@ -634,8 +632,7 @@ class Ether:
             client.run_count += 1
             number = client.run_count
         else:
-            known = [self._trial_counts.get(parent.id, 0), *client.trial_numbers(parent.id)]
-            number = self._trial_counts[parent.id] = max(known) + 1
+            number = client.trial_counts[parent.id] + 1
         inside = None if parent is None else parent.id
         run = Run(secrets.token_hex(8), name, number, clock.now(), metadata, inside, by=client.name)
         self._runs.append(run)

@@ -467,6 +467,27 @@ def test_what_a_session_recorded_is_finished_when_down_returns(bench: Bench) -> 
     bench.run("ps", code=4)
 
 
+def test_runs_are_ended_one_by_one_and_their_trials_numbered_by_successive_commands(bench: Bench) -> None:
+    bench.run("init", "lab")
+    bench.run("up", "lab/session.yaml", "--detach")
+
+    bench.run("run", "start", "growth")
+    for number in (1, 2):
+        bench.run("run", "start", "warm", "--trial", f"seed={number}")
+        bench.run("run", "stop", "--outcome", "too warm")
+    bench.run("run", "start", "beside")
+    bench.run("run", "stop")
+    bench.run("run", "stop", "--outcome", "done")
+
+    assert "no run is on" in bench.run("run", "stop", code=1)
+    bench.run("down")
+    (path,) = (bench.folder / "data").glob("*.h5")
+    with open_recording(path) as recording:
+        assert [(run.name, run.number, run.outcome) for run in recording.runs] == [
+            ("growth", 1, "done"), ("warm", 1, "too warm"), ("warm", 2, "too warm"), ("beside", 2, "success"),
+        ]  # fmt: skip
+
+
 def test_an_instance_that_cannot_start_is_named_and_nothing_stays(bench: Bench) -> None:
     (bench.folder / "broken.py").write_text(
         "class Oven:\n    def __init__(self) -> None:\n        raise OSError('no port')\n"

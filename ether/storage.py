@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from ether import clock, process
 from ether.config import Config
+from ether.errors import RecordingError
 from ether.guest import Guest
 from ether.member import Member
 from ether.mqtt import Connection
@@ -17,7 +19,7 @@ from ether.outbox import Sender, leftovers, outbox_folder, sender_orders
 from ether.recorder.entries import journal_folder
 from ether.recorder.parts import is_taken
 
-__all__ = ["Storage"]
+__all__ = ["Storage", "make_folder"]
 
 _OUTBOX_S = 5.0
 
@@ -34,8 +36,14 @@ class Storage:
         self._recovery: subprocess.Popen[bytes] | None = None
 
     def begin(self, name: str) -> Path:
-        """Return the file to record into: `name` in the session's folder, or another that nobody has."""
-        self.recording = _unused(Path(self._config.session.data).absolute() / name)
+        """Return the file to record into: `name` in the session's folder, or another that nobody has.
+
+        Raises:
+            RecordingError: the folder cannot be written.
+        """
+        wanted = Path(self._config.session.data).absolute() / name
+        make_folder(wanted.parent)
+        self.recording = _unused(wanted)
         return self.recording
 
     @property
@@ -116,6 +124,17 @@ class Storage:
         elsewhere = self._guest.recording_elsewhere if self._guest is not None else None
         recording = self.recording or elsewhere
         return outbox_folder(recording) if recording is not None else None
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for recordings; RecordingError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = "" if os.access(folder, os.W_OK) else "not allowed, or read-only"
+    except OSError as exc:
+        why = exc.strerror or str(exc)
+    if why:
+        raise RecordingError(f"{folder}: cannot be written ({why}); name another with `session.data` or ETHER_DATA")
 
 
 def _unused(path: Path) -> Path:

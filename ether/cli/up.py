@@ -73,8 +73,10 @@ def up(
 
 def _detach(config: Config, arguments: list[str]) -> int:
     """Start the same command as a process of its own, and return once it says that it is ready."""
+    from ether.storage import make_folder
+
     folder = Path(config.session.data)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     log = folder / f"{config.session.name}.log"
     if log.exists() and log.stat().st_size > _OUTPUT_BYTES:
         log.replace(log.with_suffix(".log.1"))

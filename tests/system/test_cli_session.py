@@ -488,6 +488,19 @@ def test_runs_are_ended_one_by_one_and_their_trials_numbered_by_successive_comma
         ]  # fmt: skip
 
 
+def test_a_folder_for_recordings_that_cannot_be_written_is_named(bench: Bench) -> None:
+    bench.run("init", "lab")
+    (bench.folder / "file").touch()
+
+    told = [
+        bench.run("up", "lab/session.yaml", "--set", "session.data=file/below", *words, code=1)
+        for words in ([], ["--detach"])
+    ]
+
+    way_out = "cannot be written (Not a directory); name another with `session.data` or ETHER_DATA\n"
+    assert told == [f"ether: {bench.folder}/file/below: {way_out}", f"ether: file/below: {way_out}"]
+
+
 def test_an_instance_that_cannot_start_is_named_and_nothing_stays(bench: Bench) -> None:
     (bench.folder / "broken.py").write_text(
         "class Oven:\n    def __init__(self) -> None:\n        raise OSError('no port')\n"

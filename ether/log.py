@@ -177,8 +177,9 @@ def folder() -> Path:
 
 
 def find(session: str | None = None) -> Path | None:
-    """Return the newest log, of a session of that name if given; None where there is none."""
-    for path in sorted(folder().glob("*.log"), reverse=True):
+    """Return the log that was written last, of a session of that name if given; None where there is none."""
+    # Not the one that was begun last: whoever was refused beside a running session leaves one, too.
+    for path in sorted(folder().glob("*.log"), key=lambda path: (_written_ns(path), path), reverse=True):
         if session in (None, header(path).get("session")):
             return path
     return None
@@ -261,6 +262,13 @@ def _replaced(path: Path, file: IO[str]) -> bool:
         return path.stat().st_ino != os.fstat(file.fileno()).st_ino
     except FileNotFoundError:
         return False
+
+
+def _written_ns(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # removed meanwhile, by a session that begins
+        return 0
 
 
 def _older(path: Path) -> Path:

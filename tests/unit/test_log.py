@@ -118,6 +118,19 @@ def test_the_newest_is_found_by_name_and_those_of_long_ago_go(new: Callable[...,
     assert log.find("old") == place / "20200029-000000-old-00000029.log"
 
 
+def test_the_log_of_the_session_that_ended_last_is_found_and_not_of_who_was_refused_meanwhile(
+    new: Callable[..., SessionLog],
+) -> None:
+    first, refused = new(session_id="a"), new(session_id="b")
+
+    refused.close()
+    os.utime(refused.path, ns=(0, first.path.stat().st_mtime_ns - 1))
+    found_meanwhile = log.unfinished("lab")
+    first.close()
+
+    assert (found_meanwhile, log.find()) == (first.path, first.path)
+
+
 def test_who_asks_from_elsewhere_gets_what_is_new(new: Callable[..., SessionLog]) -> None:
     found = new()
     found.hear("oven", 7, "stdout", ["one"])

@@ -19,6 +19,8 @@ __all__ = ["Rules"]
 
 _LONG_AGO = 946_684_800.0
 """2000-01-01: a clock that shows less was never set."""
+_FAR_AWAY = 9_223_372_036.0
+"""2262-04-11: a recording holds times as nanoseconds in 64 bits, and so no later ones."""
 _MESSAGE_UNITS = {"C": "degC", "F": "degF"}
 """Words that a message may have for its unit, where they can mean nothing else."""
 
@@ -138,7 +140,10 @@ class _Rule:
         content = content_of(message.payload)
         if self.rule.format == "senml":
             for pack in senml.read(content, now):
-                yield Taken(device, topic, pack.fields, pack.schema, pack.time)
+                time, trouble = _believed(pack.time, pack.time)
+                if trouble:
+                    yield Trouble(trouble)
+                yield Taken(device, topic, pack.fields, pack.schema, time)
             return
         time = None
         if self._when is not None:
@@ -183,6 +188,15 @@ def _kind_of(value: Any) -> str | None:
     return "number" if isinstance(value, (int, float)) else "string" if isinstance(value, str) else None
 
 
+def _believed(time: float, said: Any) -> tuple[float | None, str]:
+    """Return a device's Unix time, or None with what is wrong; NaN and infinity would make the reading unreadable."""
+    if time < _LONG_AGO:
+        return None, f"the time {said!r} is of a clock that was never set; its arrival counts"
+    if not time < _FAR_AWAY:
+        return None, f"the time {said!r} is of no year before 2262; its arrival counts"
+    return time, ""
+
+
 class _When:
     """Reads the time of a message."""
 
@@ -202,9 +216,7 @@ class _When:
             time = self._read(found)
         except (ValueError, TypeError, OverflowError, OSError):
             return None, f"the time {str(found)[:40]!r} is not as {self._given.format!r} has it; its arrival counts"
-        if time < _LONG_AGO:
-            return None, f"the time {found!r} is of a clock that was never set; its arrival counts"
-        return time, ""
+        return _believed(time, found)
 
     def _read(self, found: Any) -> float:
         if self._given.format in ("unix", "unix_ms"):

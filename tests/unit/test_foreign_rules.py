@@ -68,6 +68,16 @@ def test_a_time_that_cannot_be_right_is_told_and_the_arrival_counts(text):
     assert fact.time is None
 
 
+@pytest.mark.parametrize("text", [b"NaN", b"Infinity", b"1e400", b"1768562922500", b'"nan"'])
+def test_a_number_that_is_no_time_is_told_and_the_arrival_counts(text):
+    rule = {"match": "a/{dev}", "fields": {"x": "x"}, "time": {"path": "t", "format": "unix"}}
+
+    trouble, fact = take(rule, "a/b", b'{"x":1,"t":%b}' % text)
+
+    assert "no year before 2262; its arrival counts" in trouble.what
+    assert fact.time is None
+
+
 def test_without_fields_everything_in_the_message_is_taken():
     rule = {"match": "a/{dev}", "unit": {"bath.temp": "degC"}}
 
@@ -236,6 +246,14 @@ def test_senml_times_are_relative_to_now_and_bases_add_up():
 
     assert (first.time, first.fields) == (NOW - 10, {"x": 21.0})
     assert (second.time, second.fields) == (NOW - 5, {"x": 22.0, "x_sum": 7.0})
+
+
+@pytest.mark.parametrize("time", ["NaN", "1e400", "1768562922500", "300000000"])
+def test_senml_whose_time_cannot_be_right_counts_as_it_arrives(time):
+    trouble, fact = take({"match": "a/{dev}", "format": "senml"}, "a/b", f'[{{"n":"x","v":1,"t":{time}}}]'.encode())
+
+    assert "its arrival counts" in trouble.what
+    assert (fact.fields, fact.time) == ({"x": 1.0}, None)
 
 
 def test_senml_of_several_base_names_keeps_the_whole_names():

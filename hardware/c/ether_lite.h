@@ -883,8 +883,10 @@ static inline ether__fast ether__act(struct ether *d, const char *behind) {
     if (d->rx_cut && which > ETHER__STATUS) return 0; /* of a status the beginning will do */
     if (which == ETHER__RECORDER) ether__recorder(d);
     if (which == ETHER__STATUS &&
-        (ether__state(d) == 'l' || !ether__match(d, ether__field(d, ETHER__IN_BOOT), ETHER__BOOT)))
-        d->todo |= ETHER__DO_READY | ETHER__DO_ABOUT;
+        (ether__state(d) == 'l' || !ether__match(d, ether__field(d, ETHER__IN_BOOT), ETHER__BOOT))) {
+        d->todo |= ETHER__DO_ABOUT;
+        d->said = (uint16_t)(d->tick - d->every_s * 4u + 4); /* in a second: two boards of one name would answer for ever */
+    }
     if (which >= ETHER__OTHER) ether__hear(d, which - ETHER__OTHER);
     if (d->rx_kind & 1) return 1; /* a retained command is an old one */
     if (which == ETHER__PING) return ether__pong(d);

@@ -273,6 +273,10 @@ def test_heard(bench, vector):
     assert state == 1
     facts, sent = bench.facts(), bench.sent()
     assert bench.counts().get("rejected", 0) == int(does.get("reject", False))
+    if "announce" in does:
+        bench("pass", 1100)
+        bench("poll")
+        sent += bench.sent()
     assert facts["restart"] == int(does.get("restart", False))
     assert facts["period_ms"] == does.get("period_ms", 1000)
     assert facts["recording"] == int(does.get("recording", True))
@@ -280,7 +284,7 @@ def test_heard(bench, vector):
     pongs = [packet.payload.decode() for packet in sent if packet.topic == "ether/pong/bench1"]
     assert [pong.startswith(does["pong"]) for pong in pongs] == [True] if "pong" in does else pongs == []
     announced = [packet.topic for packet in sent if packet.kind == 0x33]
-    assert announced == (["ether/status/bench1", "ether/about/bench1"] if does.get("announce") else [])
+    assert announced == (["ether/about/bench1", "ether/status/bench1"] if does.get("announce") else [])
     call = does.get("call", "")
     assert bench("heard") == (call if isinstance(call, str) else json.dumps(call))
 
@@ -508,6 +512,23 @@ def test_without_a_connection_nothing_hangs_and_after_it_everything_is_sent_in_o
         "ether/status/recorder", "ether/stored/bench1", "ether/status/bench1", "ether/command/bench1/+", "lab/led",
     ]  # fmt: skip
     assert [number for _, found in numbers(bench.ack()) for number in found] == list(range(8))
+
+
+def test_another_board_of_its_name_is_answered_after_a_second(bench):
+    other = publish("ether/status/bench1", '{"state":"ready","boot":"11223344"}')
+
+    def statuses():
+        bench("poll")
+        return len([packet for packet in bench.sent() if packet.topic == "ether/status/bench1"])
+
+    said = []
+    for _ in range(2):
+        bench.hear(other * 3)
+        said.append(statuses())
+        bench("pass", 1100)
+        said.append(statuses())
+
+    assert said == [0, 1, 0, 1]
 
 
 def test_the_first_status_of_a_boot_is_said_again_until_the_broker_has_taken_it(process):

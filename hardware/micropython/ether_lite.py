@@ -48,7 +48,9 @@ def ether_sub(*, topic=None, type=None, qos=1):
 def _json(value):
     if isinstance(value, float) and value - value:
         value = None  # JSON has neither NaN nor infinity
-    return dumps(value)
+    value = dumps(value)
+    loads(value)  # MicroPython writes what is no JSON, which would block the link: bytes, objects, lists with NaN
+    return value
 
 
 def _text(value):
@@ -168,7 +170,7 @@ class Ether:
                 text += ',"%s":%s' % (key, _json(value[key]))
             value = "{" + text[1:]
         elif not isinstance(value, (int, float)):
-            value = dumps(value)
+            value = _json(value)
         number = channel[_NEXT]
         ring = channel[_RING]
         mark = channel[_MARK]

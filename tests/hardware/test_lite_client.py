@@ -94,6 +94,25 @@ def test_nothing_is_interned_after_the_start(micropython, compiled):
     assert end == "{} None [102]"
 
 
+_NO_JSON = """
+from ether_lite import Ether
+device = Ether(None, "bench1", "127.0.0.1")
+for value in (b"\\xff\\x00", object(), [1, float("nan")], {"a": object()}, {"a": b"\\xff"}, "hot", [1, 2], {"a": 1.5}):
+    try:
+        device.emit("lab/temp", value)
+        print("taken")
+    except ValueError:
+        print("refused")
+"""
+
+
+def test_a_value_that_is_no_json_is_refused_before_it_is_kept(micropython, compiled):
+    """MicroPython's `dumps` writes it all the same; in the ring it would keep everything behind it from being sent."""
+    lines = run([micropython, "-c", _NO_JSON], MICROPYPATH=f"{compiled}:.frozen")
+
+    assert lines == 5 * ["refused"] + 3 * ["taken"]
+
+
 def test_blocks_and_asyncio_in_micropython(micropython, compiled):
     """A block without a connection counts as dropped."""
     (line,) = run([micropython, str(PARTS / "lite_async.py")], MICROPYPATH=f"{compiled}:.frozen")

@@ -86,7 +86,8 @@ def check_filter(topic_filter: str, *, publish: bool) -> None:
         raise ValueError(f"{topic_filter!r} is no topic filter; write lab/oven/# or lab/+/temperature")
     if topic_filter.startswith("$"):
         raise ValueError(f"{topic_filter!r}: topics with $ are the broker's own")
-    if publish and topic_filter[0] in "+#":
+    first = topic_filter.partition("/")[0]
+    if publish and (first in ("+", "#") or "%c" in first):  # a client calls itself what it likes, `ether` included
         raise ValueError(f"{topic_filter!r} covers the topics of ether itself; name the first level, such as lab/#")
 
 

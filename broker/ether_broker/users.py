@@ -175,6 +175,10 @@ def _check(user: User) -> None:
         raise UsersError(f"user {user.name}: that name is taken by the processes of a session; choose another")
     if user.role not in ROLES:
         raise UsersError(f"user {user.name}: {user.role!r} is no role; there are {', '.join(ROLES)}")
+    if user.name == "ether" and user.role in ("component", "device"):
+        raise UsersError(
+            f"user {user.name}: the data of a {user.role} of that name would be ether's own topics; choose another name"
+        )
     for publish, filters in ((True, user.publish), (False, user.subscribe)):
         for topic_filter in filters:
             try:

@@ -137,6 +137,8 @@ def test_a_client_identifier_cannot_widen_its_rights(client_id: str) -> None:
     [
         ("#", "covers the topics of ether itself"),
         ("+/status/x", "covers the topics of ether itself"),
+        ("%c/#", "covers the topics of ether itself"),
+        ("e%c/status/x", "covers the topics of ether itself"),
         ("a/#/b", "is no topic filter"),
         ("", "is no topic filter"),
         ("a\nuser admin", "is no topic filter"),

@@ -76,6 +76,8 @@ def test_passwords_of_any_characters(run, file: Path) -> None:
         (("add", "+", "--password-stdin"), "user '+': a name has up to 64 letters, digits, `_`, `-` and `.`"),
         (("add", "ether-session", "--password-stdin"),
          "user ether-session: that name is taken by the processes of a session; choose another"),
+        (("add", "ether", "--role", "device", "--password-stdin"),
+         "user ether: the data of a device of that name would be ether's own topics; choose another name"),
         (("add", "x", "--role", "king", "--password-stdin"),
          "user x: 'king' is no role; there are component, recorder, device, dashboard, admin"),
         (("add", "x", "--publish", "#", "--password-stdin"),

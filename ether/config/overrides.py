@@ -13,6 +13,9 @@ from ether.errors import Problem, suggest
 
 __all__ = ["environment", "override"]
 
+_WHOLE = ("kind", "url")
+"""Keys of `broker` that say what it is, whatever it was."""
+
 
 def override(tree: Tree, text: str) -> None:
     """Put one ``a.b=value`` of the command line over the file's."""
@@ -48,10 +51,20 @@ def _put(tree: Tree, path: KeyPath, value: Any, label: str) -> None:
         if depth == len(path) - 1:
             here[part] = value
         else:
-            if not isinstance(here[part] if isinstance(here, list) else here.get(part), dict | list):
-                here[part] = {}
+            known = here[part] if isinstance(here, list) else here.get(part)
+            if not isinstance(known, dict | list):
+                here[part] = _written_out(path[: depth + 1], known) if path[depth + 1] not in _WHOLE else {}
             here = here[part]
     tree.places[path] = Place(label, label, -1)
+
+
+def _written_out(path: KeyPath, known: Any) -> dict[str, Any]:
+    """Return the block that a word at this place stands for, so that a key beside it does not take it away."""
+    if isinstance(known, str) and path == ("broker",):
+        return {"url" if "://" in known else "kind": known}
+    if isinstance(known, str) and path[0] == "instances" and path[2:] == ("restart",):
+        return {"policy": known}
+    return {}
 
 
 def _split_path(data: Any, dotted: str) -> KeyPath:

@@ -702,6 +702,18 @@ def test_overrides_are_yaml_and_reach_everything(write: Write) -> None:
     assert config.where("instances", "incubator", "kwargs", "y") == "--set instances.incubator.kwargs.y=4"
 
 
+def test_overrides_below_a_word_leave_what_the_word_said() -> None:
+    oven = {"class_path": "lab.Oven", "restart": "on-failure"}
+    source = {"broker": "mosquitto", "instances": {"oven": oven}}
+
+    config = Config.load(source, ["broker.listen=127.0.0.1:1885", "instances.oven.restart.max=2"])
+    elsewhere = Config.load(source, ["broker.url=mqtt://lab:1883"])
+
+    assert (config.broker.kind, config.broker.listen) == ("mosquitto", "127.0.0.1:1885")
+    assert (config.instances["oven"].restart.policy, config.instances["oven"].restart.max) == ("on-failure", 2)
+    assert (elsewhere.broker.kind, elsewhere.broker.url) == ("external", "mqtt://lab:1883")
+
+
 def test_overrides_apply_to_a_config_without_changing_it() -> None:
     config = Config.load(instance(args=[1, 2]))
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, cast, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError
 from typing_extensions import TypedDict, is_typeddict
 
@@ -317,6 +317,7 @@ def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     """Return a validator, or None for an annotation that pydantic cannot read."""
     if typing.is_typeddict(annotation):
         annotation = _readable(annotation)
+    annotation = _of_numpy(annotation)
     if is_typeddict(annotation) or is_dataclass(annotation) or _is_model(annotation):
         arguments: dict[str, Any] = {}
     else:
@@ -532,7 +533,31 @@ class Parameters:
         raise FieldError(f"{self.label}: {_explain(first)}") from first
 
 
+def _of_numpy(annotation: Any) -> Any:
+    """Return the annotation of a NumPy number as one that pydantic validates: as Python's, and made one of NumPy's."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not (isinstance(annotation, type) and issubclass(annotation, numpy.generic)):
+        return annotation
+    plain: tuple[tuple[Any, Any], ...] = ((numpy.bool_, bool), (numpy.integer, int), (numpy.floating, float))
+    found = next((python for base, python in plain if issubclass(annotation, base)), None)
+    if found is None:
+        return annotation
+    try:
+        annotation(0)
+    except TypeError:  # numpy.floating and its like name many types
+        return found
+
+    def make(value: Any) -> Any:
+        try:
+            return annotation(value)
+        except OverflowError as exc:  # a number that it has no room for
+            raise ValueError(str(exc)) from exc
+
+    return Annotated[found, AfterValidator(make)]
+
+
 def _field(annotation: Any, optional: bool) -> Any:
+    annotation = _of_numpy(annotation)
     if "ndarray" in str(annotation) and "numpy" in sys.modules:
         annotation = Annotated[annotation, BeforeValidator(_as_array)]
     return NotRequired[annotation] if optional else annotation

@@ -200,6 +200,10 @@ class TypedSink:
     def array(self, values: numpy.ndarray) -> None:
         self.got.append(values)
 
+    @ether_sub(topic="typed/numpy")
+    def single(self, x: numpy.float32) -> None:
+        self.got.append(x)
+
     @ether_sub(topic="typed/default")
     def default(self, x: int, y: int = 5) -> None:
         self.got.append((x, y))
@@ -251,6 +255,7 @@ class TypedSink:
         ("rootdict", {"a": 1}, {"a": 1}),
         ("enum", {"color": "red", "level": 2, "mode": "b"}, (Color.RED, Level.HIGH, "b")),
         ("time", NOON, NOON),
+        ("numpy", 1.5, numpy.float32(1.5)),
         ("default", {"x": 1}, (1, 5)),
         ("keyword", {"x": 1, "y": None}, (1, None)),
         ("positional", {"x": 1, "y": 2}, (1, 2)),
@@ -348,6 +353,14 @@ class Strict:
         return x
 
     @ether_pub(topic="strict")
+    def single(self, x: Any) -> numpy.float32:
+        return x
+
+    @ether_pub(topic="strict")
+    def byte(self, x: Any) -> numpy.uint8:
+        return x
+
+    @ether_pub(topic="strict")
     def anything(self, x: Any) -> Any:
         return x
 
@@ -364,6 +377,8 @@ class Limited(BaseModel):
         ("model", {"x": "much"}, "field `x`"),
         ("mapping", {"a": "b"}, "field `a`"),
         ("limited", {"x": 11}, "less than or equal to 10"),
+        ("byte", 256, "Strict.byte returned what its annotation forbids"),
+        ("byte", 0.5, "Strict.byte returned what its annotation forbids"),
     ],
 )
 def test_an_invalid_result_is_an_error_at_the_publisher_and_nothing_is_published(
@@ -402,6 +417,8 @@ def test_a_value_that_cannot_travel_is_an_error_at_the_publisher_and_nothing_is_
         ("model", Point(x=1), {"x": 1.0, "y": 0.0}),
         ("integer", "17", {"value": 17}),
         ("integer", numpy.int64(17), {"value": 17}),
+        ("single", numpy.float32(0.5), {"value": 0.5}),
+        ("byte", 17, {"value": 17}),
         ("mapping", {"a": numpy.float32(0.5)}, {"a": 0.5}),
     ],
 )

@@ -588,11 +588,14 @@ class Ether:
 
         Raises:
             SessionError: the recorder did not confirm it in time.
+            ValueError: the interval ends before it begins.
         """
         from ether.client import CALL_TIMEOUT_S, tag_tuple
 
         client = self._need()
         when = clock.now() if at is None else at
+        if until is not None and until < when:
+            raise ValueError("the interval ends before it begins")
         remark = Annotation(text, when, until, tag_tuple(tags), dict(values or {}), client.name)
         return client.annotate(remark, CALL_TIMEOUT_S if timeout is None else timeout)
 

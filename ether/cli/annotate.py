@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ether import clock
 from ether.cli import output
 from ether.cli.arguments import moment, pairs
 from ether.cli.joined import joined
@@ -46,6 +47,8 @@ def annotate(
     if by is not None:
         raise typer.BadParameter("is for a finished recording", param_hint="--by")
     start, end = _time(at, "--at"), _time(until, "--until")
+    if end is not None and end < (clock.now() if start is None else start):
+        raise typer.BadParameter("the interval ends before it begins")
     with joined() as ether:
         stored = ether.annotate(words[0], at=start, until=end, tags=tuple(tags or ()), values=given or None)
     output.note("stored" if stored else "sent; nobody records, so it is kept nowhere")

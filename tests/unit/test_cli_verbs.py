@@ -122,6 +122,13 @@ def test_a_moment_of_a_recording_is_a_time_of_its_day_or_counts_from_its_begin()
         arguments.moment("noon", "--from", begin)
 
 
+def test_a_remark_that_ends_before_it_begins_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["annotate", "lamp failed", "--at", "2026-01-16T11:40", "--until", "2026-01-16T11:28"]) == 2
+    assert main(["annotate", "lamp failed", "--until", "2026-01-16T11:28"]) == 2
+
+    assert capsys.readouterr().err.count("the interval ends before it begins") == 2
+
+
 def test_replay_refuses_what_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", "absent.h5"]) == 1
     assert main(["replay", "a.h5", "--speed", "0"]) == 2

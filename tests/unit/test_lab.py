@@ -525,6 +525,8 @@ def test_what_was_published_makes_a_recording_that_is_complete(oven, tmp_path):
         oven.restore_network("oven")
         oven.advance(7)
         ether.annotate("door opened")
+        with pytest.raises(ValueError, match="ends before it begins"):
+            ether.annotate("door open", at=oven.now, until=oven.now - 1)
     oven.shutdown()
 
     with oven.record(tmp_path / "growth.h5") as recording:

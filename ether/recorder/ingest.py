@@ -812,6 +812,8 @@ class Recorder:
         if code == 0:
             # Left by the sealer only where its removal was hindered; the content is proven to be in the file.
             shutil.rmtree(self.journal_folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                outbox_folder(self.file).rmdir()  # where the session's process, whose it is, was killed
         self._goodbye(code)
         return code
 

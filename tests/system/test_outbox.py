@@ -329,6 +329,17 @@ def test_what_a_killed_publisher_left_is_recorded_though_its_session_is_killed_t
     _agrees(_proven(recording), workdir, {children["counting"].pid})
 
 
+def test_only_the_recording_is_left_of_a_session_whose_process_was_killed(script, workdir, processes, until):
+    running, _ = _running(script, workdir, until)
+
+    running.signal(signal.SIGKILL)
+    running.end()
+
+    until(lambda: processes() == [], 20.0, "the end of all children")
+    (recording,) = (workdir / "data").glob("*.h5")
+    assert _proven(recording).messages
+
+
 def test_what_a_session_left_that_was_killed_as_a_whole_is_recovered_by_the_next(script, workdir, until):
     running, children = _running(script, workdir, until)
     children["recorder"].suspend()

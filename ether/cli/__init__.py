@@ -14,6 +14,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 ok, 1 failed, 2 usage, 3 bad configuration, 4 no broker, 5 guarantee broken, 130 interrupted twice.
     An `EtherError` is told in its own words, never with a traceback.
     """
-    from ether.cli.app import run  # `demo_pipeline` lives in this package, and its processes need no command line
+    try:
+        from ether.cli.app import run  # `demo_pipeline` lives in this package, and its processes need no command line
+    except KeyboardInterrupt:
+        return 130
 
     return run(sys.argv[1:] if arguments is None else arguments)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -36,6 +37,16 @@ def failing(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
         monkeypatch.setattr("ether.config.json_schema", raising)
 
     return fail_with
+
+
+def test_ctrl_c_before_the_command_is_read_has_no_traceback_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "ether.cli.app", Interrupted("ether.cli.app"))
+
+    assert main(["--version"]) == 130
 
 
 @pytest.mark.parametrize(

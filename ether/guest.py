@@ -149,9 +149,7 @@ def join(config: Config, only: bool) -> Guest | None:
         entry = None if config.starts and name is None else runtime.find(name)
         if entry is None:
             if only:
-                raise BrokerError(
-                    "no session runs on this machine; start one with `ether up FILE`, or set ETHER_BROKER"
-                )
+                raise BrokerError(_none_to_join(name))
             return None
         url, namespace = entry["url"], entry["namespace"]
     guest = Guest(url, namespace, tls_of(config), data=config.session.data.absolute() if config.starts else None)
@@ -166,6 +164,13 @@ def join(config: Config, only: bool) -> Guest | None:
             return None
     logger.info("joined the session at %s", guest.connection.address)
     return guest
+
+
+def _none_to_join(name: str | None) -> str:
+    others = list(dict.fromkeys(str(each["name"]) for each in runtime.running()))
+    if name is None or not others:
+        return "no session runs on this machine; start one with `ether up FILE`, or set ETHER_BROKER"
+    return f"no session {name!r} runs on this machine; there {'is' if len(others) == 1 else 'are'}: {', '.join(others)}"
 
 
 def visit(config: Config) -> Guest:

@@ -211,7 +211,11 @@ class Host:
         for name in names:
             known = self.client.statuses.pop(name, None)
             if self._guest is not None and known is not None and known.state not in GONE:
-                raise SessionError(f"the session has an instance {name!r} already; choose another name")
+                session = self.config.session.name
+                raise SessionError(
+                    f"the session {session!r} runs already, and has an instance {name!r}; `ether down --session "
+                    f"{session}` ends it, another `session.name` begins one beside it"
+                )
 
     def _spawn(self, name: str, instance: InstanceConfig) -> Child:
         given = instance.restart

@@ -114,7 +114,7 @@ def test_instances_given_with_the_name_of_a_running_session_join_it(ether, until
 def test_an_instance_that_joins_under_a_taken_name_is_refused(ether):
     ether.tap(_config(name="one"))
 
-    with pytest.raises(SessionError, match="the session has an instance 'echo' already"):
+    with pytest.raises(SessionError, match="the session 'one' runs already, and has an instance 'echo'; "):
         Ether().tap({**_config(), "session": {"name": "one"}})
 
     assert ether.get("echo", "where")["word"] == "hello"
@@ -134,6 +134,13 @@ def test_without_a_session_a_guest_is_told_and_others_get_a_private_one(ether, p
     ether.tap({"record": "off"})
 
     assert sorted(ether.instances()) == ["session"]
+
+
+def test_a_guest_that_names_no_running_session_is_told_which_run(ether):
+    ether.tap(_config(name="one"))
+
+    with pytest.raises(BrokerError, match="^no session 'other' runs on this machine; there is: one$"):
+        Ether().tap({"session": {"name": "other"}}, join_only=True)
 
 
 def test_ether_broker_names_the_session_to_join(ether, broker, workdir, monkeypatch):

@@ -95,5 +95,8 @@ def _show(found: dict[str, Any]) -> None:
         output.line("")
         output.table(
             ["RUN", "NAME", "OUTCOME"],
-            [[run["number"], run["name"], run["outcome"] or "open"] for run in found["runs"]],
+            [
+                [run["number"], run["name"], run["outcome"] or ("ended" if run["stopped"] else "open")]
+                for run in found["runs"]
+            ],
         )

@@ -62,7 +62,7 @@ def list_runs(json: AsJson = False) -> None:
                 ("  " if run.parent else "") + run.name,
                 clock.text(run.started),
                 clock.text(run.stopped) if run.stopped else "",
-                run.outcome or "running",
+                run.outcome or ("ended" if run.stopped else "running"),
                 " ".join(f"{name}={output.shown(value)}" for name, value in run.metadata.items()),
             ]
             for run in found

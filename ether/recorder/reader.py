@@ -485,7 +485,10 @@ class Recording(Mapping[str, "Stream"]):
                 for topic, stream in self.items()
             },
             "publishers": sorted({row["name"] for row in publishers}),
-            "runs": [{"name": run.name, "number": run.number, "outcome": run.outcome} for run in self.runs],
+            "runs": [
+                {"name": run.name, "number": run.number, "stopped": run.stopped, "outcome": run.outcome}
+                for run in self.runs
+            ],
             "annotations": len(self._rows("annotations")),
             "revisions": len(self.revisions),
             "unsealed_journal": journal_folder(self.path.absolute()).is_dir(),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ether import codecs
+from ether.cli import main
 from ether.errors import RecordingError
 from ether.journal import Journal
 from ether.model import Envelope
@@ -47,6 +48,22 @@ def test_a_recording_is_a_mapping_of_topics(recording: Recording) -> None:
     assert {name: field.kind for name, field in recording["lab/oven"].fields.items()} == {
         "celsius": "float", "door": "bool", "spectrum": "array", "who": "str", "count": "int",
     }  # fmt: skip
+
+
+def test_a_run_that_a_button_ended_without_an_outcome_is_told_as_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "growth.h5"
+    with Journal(journal_folder(file)) as journal:
+        for number, payload in enumerate((b'{"id": "r1", "name": "growth"}', b"{}")):
+            journal.append(head(Kind.MESSAGE, 1, (T0 + number) * 10**9, 0, "ether/run"), payload)
+        journal.append(*note(Kind.END, {"reason": "stop"}))
+        journal.commit()
+    seal.recover(file)
+
+    assert main(["info", str(file)]) == 0
+
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["-1", "growth", "ended"]
 
 
 def test_an_unknown_topic_or_field_names_the_nearest(recording: Recording) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import ether as package
 from ether import clock, codecs, topics
-from ether.errors import PayloadError, SessionError, suggest
+from ether.errors import PayloadError, RecordingError, SessionError, suggest
 from ether.guest import Guest
 from ether.member import about_json
 from ether.model import GONE, About, Annotation, Envelope, Message, Run, State
@@ -90,6 +90,8 @@ def replay(
         raise ValueError("a replay that loops has no end at which to compare; leave out one of loop and diff")
     with open_recording(file) as recording:
         chosen = _Chosen(recording, list(map(topics.check_filter, topic_filters)), run, start, end)
+        if next(iter(chosen), None) is None:
+            raise RecordingError(f"{recording.path}: no message in what was asked for")
         guest = Guest(origin.url, origin.namespace, origin.tls, kind="replay")
         guest.open()
         try:
@@ -260,6 +262,9 @@ class _Player:
             if not self._stop.is_set():
                 self._guest.connection.flush(30.0)
                 differences = self._settle(settle) if self._comparing is not None else None
+                if differences == () and not self._stop.is_set():
+                    names = ", ".join(sorted(self._replaced))
+                    raise SessionError(f"nothing was compared: {names} published nothing of it, neither then nor now")
                 outcome = "done" if not self._stop.is_set() else outcome
         finally:
             facts |= {"messages": self._sent, "late": self._late, "outcome": outcome}
@@ -359,6 +364,7 @@ class _Player:
     def _settle(self, within: float) -> tuple[Difference, ...]:
         """Wait until all that was recorded has come, or nothing more comes, and compare the rest."""
         self._heard_at = max(self._heard_at, clock.monotonic() - _QUIET_S)
+        comparisons: list[Comparison] = []
         while not self._stop.wait(0.02):
             quiet = clock.monotonic() - self._heard_at
             with self._making:

@@ -546,8 +546,8 @@ class Ether:
             progress: called with the seconds replayed and how many there are.
 
         Raises:
-            RecordingError: not a recording.
-            SessionError: no such run, or nobody of that name is live.
+            RecordingError: not a recording, or nothing in it is what was asked for.
+            SessionError: no such run, nobody of that name is live, or nothing was compared.
         """
         from ether.replay import replay as play
 

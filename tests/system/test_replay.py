@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from ether import codecs
-from ether.errors import SessionError
+from ether.errors import RecordingError, SessionError
 from ether.journal import Journal
 from ether.model import Envelope
 from ether.recorder import seal
@@ -110,6 +110,13 @@ def test_what_live_instances_make_of_yesterdays_data_is_compared_with_yesterday(
         begin, end = recording.annotations
         assert (begin.tags, end.values["outcome"], end.values["messages"]) == (("replay",), "done", 10)
         assert end.values["file"] == str(yesterday)
+
+
+def test_a_comparison_of_nothing_is_no_success(ether: Any, pipeline: Any, yesterday: Path) -> None:
+    ether.tap({"broker": "embedded", "record": "off", "instances": instances("collector")})
+
+    with pytest.raises(SessionError, match="^nothing was compared: collector published nothing of it, neither then"):
+        ether.replay(yesterday, topics="numbers", diff=True, settle=0.1)
 
 
 def test_changed_code_is_named_with_topic_and_first_difference(ether: Any, pipeline: Any, yesterday: Path) -> None:
@@ -218,6 +225,8 @@ def test_topic_run_and_time_choose(live: Any, workdir: Path) -> None:
         replayed(replace="oven")
     with pytest.raises(SessionError, match="nothing to compare"):
         replayed(diff=True)
+    with pytest.raises(RecordingError, match=r"a\.h5: no message in what was asked for"):
+        replayed(topics="lab/c")
 
 
 def test_all_runs_of_a_name_come_one_after_the_other_without_the_time_between(live: Any, workdir: Path) -> None:

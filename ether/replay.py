@@ -129,9 +129,12 @@ class _Chosen:
                 stretch is not None
                 and not message.retain
                 and topics.parse(message.topic) is None
-                and (not self._filters or topics.matches_any(self._filters, message.topic))
+                and self.wants(message.topic)
             ):
                 yield stretch, message
+
+    def wants(self, topic: str) -> bool:
+        return not self._filters or topics.matches_any(self._filters, topic)
 
     def length_s(self) -> float:
         """Return how long the stretches are, at most."""
@@ -189,6 +192,9 @@ class _Player:
                     f"has published in {self._recording.path.name}"
                 )
         for name in sorted((live & publishers) - self._replaced):
+            about = self._client.abouts.get(name)
+            if about is not None and not any(map(self._chosen.wants, about.publishes)):
+                continue
             logger.warning(
                 "%s is live and is in the recording too: both come on its topics; replace it to leave out the recorded",
                 name,

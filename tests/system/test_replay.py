@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import signal
@@ -110,6 +111,18 @@ def test_what_live_instances_make_of_yesterdays_data_is_compared_with_yesterday(
         begin, end = recording.annotations
         assert (begin.tags, end.values["outcome"], end.values["messages"]) == (("replay",), "done", 10)
         assert end.values["file"] == str(yesterday)
+
+
+def test_only_of_what_is_replayed_it_is_said_that_a_live_instance_publishes_it_too(
+    ether: Any, pipeline: Any, yesterday: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ether.tap({"broker": "embedded", "record": "off", "instances": instances("doubler")})
+
+    ether.replay(yesterday, topics="numbers", speed=math.inf)
+    quiet = "doubler is live" not in caplog.text
+    ether.replay(yesterday, topics="products", speed=math.inf)
+
+    assert (quiet, caplog.text.count("doubler is live and is in the recording too")) == (True, 1)
 
 
 def test_a_comparison_of_nothing_is_no_success(ether: Any, pipeline: Any, yesterday: Path) -> None:

@@ -56,8 +56,10 @@ def seconds(text: str | None, option: str = "--for") -> float | None:
 
 
 def pairs(words: list[str] | None) -> dict[str, Any]:
-    """Return ``name=value`` words as a mapping; values are read as YAML, so ``4`` is a number and ``"4"`` a text."""
+    """Return ``name=value`` words as a mapping, values as a configuration has them: ``4`` a number, ``"4"`` a text."""
     import yaml
+
+    from ether.config import read_value
 
     found: dict[str, Any] = {}
     for word in words or []:
@@ -65,7 +67,7 @@ def pairs(words: list[str] | None) -> dict[str, Any]:
         if not equals or not name:
             raise typer.BadParameter(f"{word!r}: write name=value")
         try:
-            found[name] = yaml.safe_load(text) if text else ""
+            found[name] = read_value(text) if text else ""
         except yaml.YAMLError:
             found[name] = text
     return found

@@ -11,6 +11,7 @@ from ether.config.expect import Expect
 from ether.config.ingest import Availability, IngestField, IngestTime, Rule
 from ether.config.instance import Instance
 from ether.config.marks import MARKS
+from ether.config.reader import read_value
 from ether.config.schema import json_schema
 from ether.config.sources import Source, profile_files
 from ether.config.values import Rate, duration, rate, size
@@ -32,5 +33,6 @@ __all__ = [
     "json_schema",
     "profile_files",
     "rate",
+    "read_value",
     "size",
 ]

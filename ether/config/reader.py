@@ -15,7 +15,7 @@ from ether.config.tree import KeyPath, Place, Tree, dotted
 from ether.config.values import path_of
 from ether.errors import ConfigError, Problem, suggest
 
-__all__ = ["YamlReader", "read_file", "read_mapping"]
+__all__ = ["YamlReader", "read_file", "read_mapping", "read_value"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,6 +39,11 @@ _Loader.add_implicit_resolver(
     ),
     list("-+0123456789."),
 )
+
+
+def read_value(text: str) -> Any:
+    """Return what a text means as a value of the configuration; raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
 
 
 def _tag(text: str) -> str:

@@ -219,13 +219,15 @@ def test_doctor_forgets_sessions_whose_process_is_gone(capsys: pytest.CaptureFix
 
 
 def test_name_value_words_are_read_as_yaml() -> None:
-    assert arguments.pairs(["a=4", 'b="4"', "c=[1, 2]", "d=x=y", "e=", "f=a: b: c"]) == {
+    assert arguments.pairs(["a=4", 'b="4"', "c=[1, 2]", "d=x=y", "e=", "f=a: b: c", "g=1e-3", "h=12:30"]) == {
         "a": 4,
         "b": "4",
         "c": [1, 2],
         "d": "x=y",
         "e": "",
         "f": "a: b: c",
+        "g": 0.001,
+        "h": "12:30",
     }
     assert arguments.pairs(None) == {}
 

@@ -101,6 +101,8 @@ class Host:
         self._endings: dict[str, str] = {}
         self._failures: dict[str, str] = {}
         self._problems: list[str] = []
+        self._late: list[str] = []
+        """Who did not finish when told to stop."""
         self._since = clock.now()
         self._closing = threading.Event()
         self._ordering = threading.RLock()
@@ -782,6 +784,9 @@ class Host:
             if connection.connected:
                 self._stop_group(group, budget)
         told = connection.connected
+        # Before the recorder, so that it takes what they have left.
+        killed = self._supervisor.close(2.0, told=False, only=self._late) if told else []
+        self._problems += [f"{name} did not stop by itself and was killed" for name in killed]
         if told and self._guest is not None:
             self._storage.settle_for_the_dead(connection, self._publishers())
         for topic in self._expected.never_came() if self._expected is not None and self.started else ():
@@ -836,7 +841,9 @@ class Host:
                     self.client.command(name, "stop")
             self.client.wait_for(settled, _STOP_AGAIN_S)
         if self.client.connection.connected:
-            self._problems += [f"{name} did not finish within {budget:g} s" for name in names if not gone(name)]
+            late = [name for name in names if not gone(name)]
+            self._late += late
+            self._problems += [f"{name} did not finish within {budget:g} s" for name in late]
         self._stop_by_hand([name for name in names if name in self._by_hand], 2.0)
 
     def _stop_by_hand(self, names: list[str], timeout: float) -> None:

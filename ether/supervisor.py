@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -190,7 +190,7 @@ class Supervisor:
                 break
         return False
 
-    def close(self, timeout: float, told: bool = True) -> list[str]:
+    def close(self, timeout: float, told: bool = True, only: Collection[str] | None = None) -> list[str]:
         """End what still runs. Returns the names that had to be killed.
 
         Children that were told to stop may exit by themselves for `timeout` seconds; then comes SIGTERM, and as much
@@ -199,16 +199,18 @@ class Supervisor:
         Args:
             timeout: seconds.
             told: False where what they were told may not have reached them: SIGTERM comes at once.
+            only: names of those to end; all without it.
         """
-        for child in self.children.values():
+        children = [child for child in self.children.values() if only is None or child.name in only]
+        for child in children:
             child.halt.set()
         deadline = clock.monotonic() + timeout
-        for child in self.children.values():
+        for child in children:
             if told and child.alive and child.state is ProcessState.STOPPING:
                 _wait(child, deadline)
         deadline = clock.monotonic() + timeout
         killed = []
-        living = [child for child in self.children.values() if child.alive]
+        living = [child for child in children if child.alive]
         for child in living:
             child.state = ProcessState.STOPPING
             assert child.popen is not None
@@ -219,7 +221,7 @@ class Supervisor:
                 child.popen.kill()
                 child.popen.wait()
                 killed.append(child.name)
-        for child in self.children.values():
+        for child in children:
             if child.popen is not None and child.popen.stdin is not None:
                 _close_quietly(child.popen)
             _hear_out(child)

@@ -136,9 +136,14 @@ class Hanging:
         print("hanging", flush=True)
         time.sleep(60)
 
+    @ether_pub(topic="hung")
+    def say(self) -> str:
+        return self.where
+
     @ether_cleanup
     def clean(self) -> None:
         if self.where == "cleanup":
+            self.say()
             time.sleep(60)
 
 

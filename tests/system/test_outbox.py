@@ -329,6 +329,18 @@ def test_what_a_killed_publisher_left_is_recorded_though_its_session_is_killed_t
     _agrees(_proven(recording), workdir, {children["counting"].pid})
 
 
+def test_what_an_instance_said_before_it_hung_at_the_end_is_recorded_and_nothing_is_left(ether):
+    instances = {"stuck": {"class_path": "lab_parts.Hanging", "args": ["cleanup"]}}
+    ether.tap({"broker": "embedded", "session": {"stop_timeout": "1s"}, "instances": instances})
+
+    summary = ether.shutdown()
+
+    assert summary.problems == ("stuck did not finish within 1 s", "stuck did not stop by itself and was killed")
+    report = verify(summary.recording)
+    assert (report.missing, [(each.topic, each.stored) for each in report.tallies]) == (0, [("hung", 1)])
+    assert [path.name for path in summary.recording.parent.iterdir()] == [summary.recording.name]
+
+
 def test_only_the_recording_is_left_of_a_session_whose_process_was_killed(script, workdir, processes, until):
     running, _ = _running(script, workdir, until)
 

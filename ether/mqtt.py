@@ -15,6 +15,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from paho.mqtt.client import Client, MQTTMessage
@@ -102,14 +103,29 @@ def _packet(head: int, body: bytes, payload: bytes) -> bytes:
 
 
 def _trust(address: Address, tls: Tls) -> ssl.SSLContext:
+    for path in (tls.ca, tls.cert, tls.key):
+        if path and not Path(path).is_file():
+            raise BrokerError(f"tls of {address}: {path}: no such file")
+    wrong = f"{tls.ca}: no certificate of an authority, in PEM"
     try:
         context = ssl.create_default_context(cafile=tls.ca)
+        wrong = f"{tls.cert} and {tls.key or 'no key'}: not a certificate and its key, in PEM"
         if tls.cert:
             context.load_cert_chain(tls.cert, tls.key)
-    except (OSError, ssl.SSLError) as exc:
-        raise BrokerError(f"tls of {address}: {exc}; check the paths under broker.tls") from exc
+    except OSError as exc:  # those of TLS are of this kind
+        raise BrokerError(f"tls of {address}: {wrong}: {exc.strerror or exc}") from exc
     context.check_hostname = not tls.insecure
     return context
+
+
+def _ended(reason: Any, address: Address, answered: bool) -> str:
+    """Return why a connection is over, for what paho calls an unspecified error: the other side has closed it."""
+    if str(reason) != "Unspecified error":
+        return str(reason)
+    if answered:
+        return "it was closed"
+    wanted = "does it demand a certificate, broker.tls.cert?" if address.secure else "is it a port for TLS, mqtts://?"
+    return f"it was closed without an answer; {wanted}"
 
 
 class _ReadAhead:
@@ -728,9 +744,11 @@ class Connection:
             self._up.set()
 
     def _disconnected(self, _flags: Any, reason: Any, _properties: Any) -> None:
-        self._trouble = str(reason)
+        why = _ended(reason, self.address, self._up.is_set())
+        if not self._trouble.startswith("refused"):  # a broker that refuses us closes the connection, too
+            self._trouble = why
         if self._up.is_set():
-            self._lost(str(reason))
+            self._lost(why)
 
     def _subscribed(self, packet_id: int, reasons: Any, _properties: Any) -> None:
         with self._granting:  # whoever asked has noted by now what for
@@ -834,7 +852,7 @@ class Driven:
         )
         client.max_inflight_messages_set(100)
         client.on_connect = self._connected
-        client.on_disconnect = lambda _c, _u, _flags, reason, _p: self._end(str(reason))
+        client.on_disconnect = lambda _c, _u, _flags, reason, _p: self._end(_ended(reason, self.address, self._up))
         client.on_message = lambda _c, _u, got: self.messages.append(
             Message(got.topic, bytes(got.payload), got.qos, got.retain, got.dup)
         )

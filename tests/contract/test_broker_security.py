@@ -7,6 +7,7 @@ import base64
 import contextlib
 import os
 import queue
+import re
 import select
 import shutil
 import socket
@@ -527,6 +528,26 @@ def test_client_certificates_are_really_required(secured, certificates: Any) -> 
     assert given is None
     assert none is not None and strange is not None
     assert "\n" not in none + strange
+    assert none.endswith("it was closed without an answer; does it demand a certificate, broker.tls.cert?")
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (("nothing.pem",), "nothing.pem: no such file"),
+        (("KEY",), "KEY: no certificate of an authority, in PEM: "),
+        (("CA", "CERT"), "CERT and no key: not a certificate and its key, in PEM: "),
+        (("CA", "CERT", "nothing.key"), "nothing.key: no such file"),
+    ],
+)
+def test_a_file_of_tls_that_will_not_do_is_named(certificates: Any, files: tuple[str, ...], told: str) -> None:
+    known = {"CA": certificates.ca_pem, "CERT": certificates.client_pem, "KEY": certificates.client_key}
+    paths = [str(known.get(each, each)) for each in files]
+    for name, path in known.items():
+        told = told.replace(name, str(path))
+
+    with pytest.raises(BrokerError, match=re.escape(f"tls of mqtts://bench:8883: {told}")):
+        Connection("mqtts://bench:8883", "oven", tls=Tls(*paths))
 
 
 def test_without_tls_nobody_gets_an_answer_there(secured) -> None:
@@ -536,6 +557,11 @@ def test_without_tls_nobody_gets_an_answer_there(secured) -> None:
 
     assert client.wait_closed() == []
     client.socket.close()
+
+
+def test_who_forgot_tls_is_told(secured) -> None:
+    with pytest.raises(BrokerError, match=r"it was closed without an answer; is it a port for TLS, mqtts://\?"):
+        Connection(f"mqtt://127.0.0.1:{secured().port}", "oven").open(3.0)
 
 
 def test_the_sessions_own_processes_have_a_loopback_listener_beside_tls(secured, certificates: Any) -> None:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ether.config import check_origin
 from ether.errors import BrokerError
 
 __all__ = ["SESSION_USER", "Security", "environment", "is_loopback", "manage_users"]
@@ -53,6 +54,11 @@ class Security:
             raise BrokerError(
                 "broker.websocket: needs `users` and `origins`, or any page open in a browser here could connect"
             )
+        for origin in self.origins:
+            try:
+                check_origin(origin)
+            except ValueError as exc:
+                raise BrokerError(f"broker.websocket.origins: {exc}") from None
         for name, path in (("users", self.users), ("tls.cert", self.cert), ("tls.key", self.key), ("tls.ca", self.ca)):
             if path is not None and not path.is_file():
                 way_out = f"; make it with `ether broker users add NAME --file {path}`" if name == "users" else ""

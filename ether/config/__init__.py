@@ -5,7 +5,7 @@ Nothing of the user's is imported here; `ether.component.check` looks at the cla
 """
 
 from ether.config.bridge import Bridge
-from ether.config.broker import broker_kinds
+from ether.config.broker import broker_kinds, check_origin
 from ether.config.config import Config
 from ether.config.expect import Expect
 from ether.config.ingest import Availability, IngestField, IngestTime, Rule
@@ -29,6 +29,7 @@ __all__ = [
     "Rule",
     "Source",
     "broker_kinds",
+    "check_origin",
     "duration",
     "json_schema",
     "profile_files",

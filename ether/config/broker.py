@@ -11,7 +11,7 @@ from ether.config.section import Section
 from ether.config.values import Duration, Flag, Size, Whole
 from ether.errors import BrokerError, suggest
 
-__all__ = ["Broker", "BrokerLimits", "Tls", "WebSocket", "broker_kinds"]
+__all__ = ["Broker", "BrokerLimits", "Tls", "WebSocket", "broker_kinds", "check_origin"]
 
 
 def _listen(text: str) -> str:
@@ -21,7 +21,8 @@ def _listen(text: str) -> str:
     return text
 
 
-def _origin(text: str) -> str:
+def check_origin(text: str) -> str:
+    """Return the origin of a page; ValueError where it is none, and so no page would be let in."""
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or text != f"{parts.scheme}://{parts.netloc}" or not parts.hostname:
         raise ValueError(f"{text!r} is no origin of a page; write http://HOST:PORT or https://HOST, without a path")
@@ -44,7 +45,7 @@ class WebSocket(Section):
     """Where a broker that we start listens for browsers."""
 
     listen: Annotated[str, AfterValidator(_listen)] = Field(description="HOST:PORT.")
-    origins: Annotated[list[Annotated[str, AfterValidator(_origin)]], Field(min_length=1)] = Field(
+    origins: Annotated[list[Annotated[str, AfterValidator(check_origin)]], Field(min_length=1)] = Field(
         description="Pages that may connect: `http://lab-pc:8000`."
     )
 

@@ -439,6 +439,10 @@ def test_users_or_saying_it_aloud_open_an_address(users_file: Path) -> None:
         ({"cert": Path("a.pem")}, "broker.tls: a broker that we start needs both `cert` and `key`"),
         ({"require_client_cert": True}, "broker.tls.require_client_cert: needs the `ca`"),
         ({"websocket": "127.0.0.1:0"}, "broker.websocket: needs `users` and `origins`"),
+        (
+            {"websocket": "127.0.0.1:0", "users": Path(__file__), "origins": ("lab-pc:8000",)},
+            "broker.websocket.origins: 'lab-pc:8000' is no origin of a page",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_one_line(options: dict[str, object], why: str) -> None:

@@ -65,7 +65,11 @@ def make_user(
     Raises:
         UsersError: a name, role, filter or password that will not do.
     """
-    if len(password) < _PASSWORD_MIN or len(password.encode()) > _PASSWORD_BYTES:
+    try:
+        size = len(password.encode())
+    except UnicodeEncodeError:
+        raise UsersError(f"user {name}: the password is no UTF-8, as which devices send it") from None
+    if len(password) < _PASSWORD_MIN or size > _PASSWORD_BYTES:
         raise UsersError(
             f"user {name}: a password has {_PASSWORD_MIN} characters at least, {_PASSWORD_BYTES} bytes at most"
         )

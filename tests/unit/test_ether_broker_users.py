@@ -101,6 +101,15 @@ def test_a_short_password_is_refused(run, file: Path) -> None:
     assert not file.exists()
 
 
+def test_a_password_of_another_encoding_is_refused(run, file: Path) -> None:
+    latin = "passwörter".encode("latin-1").decode(errors="surrogateescape")  # as Python reads it from stdin
+
+    assert run("add", "oven", "--password-stdin", stdin=f"{latin}\n") == (
+        2, "", "ether: user oven: the password is no UTF-8, as which devices send it\n",
+    )  # fmt: skip
+    assert not file.exists()
+
+
 def test_the_password_is_asked_for_twice(run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([PASSWORD, "correct house"])
     monkeypatch.setattr(Terminal, "isatty", lambda self: True)

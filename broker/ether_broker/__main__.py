@@ -192,7 +192,9 @@ async def _run(arguments: argparse.Namespace) -> int:
     try:
         await broker.start()
     except OSError as exc:
-        reason = "the address is in use already" if exc.errno == errno.EADDRINUSE else exc
+        reason = "the address is in use already" if exc.errno == errno.EADDRINUSE else exc.strerror
+        wanted = (arguments.listen, arguments.local, arguments.websocket)
+        host, port = next((each for each in wanted if each and str(each)[:-1] in str(exc)), arguments.listen)
         return _fail(4, f"cannot listen on {host}:{port}: {reason}")
     if arguments.parent_pipe:
         _watch_parent(broker, loop, stop)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -61,16 +63,21 @@ def split_listen(listen: str) -> tuple[str, int]:
 
 def free_port(host: str, wanted: int) -> int:
     """Return `wanted` if nobody listens there, else a free port."""
-    for port in (wanted, 0):
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise BrokerError(f"no free port on {host}")
+    with contextlib.suppress(OSError):
+        return _bound(host, wanted)
+    try:
+        return _bound(host, 0)
+    except OSError as exc:
+        raise BrokerError(f"broker.listen {host}: {exc.strerror}; write an address of this machine") from exc
+
+
+def _bound(host: str, port: int) -> int:
+    """Return the port that one gets who wants `port`, 0 for any; OSError says why it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +179,11 @@ class ChildBroker:
     def _start_at_a_port(self) -> None:
         """Start at the given port; without one, at MQTT's or any: if it is taken after our look, we look again."""
         if self._given and self.port:
-            if free_port(self.host, self.port) != self.port:
-                raise BrokerError(f"broker.listen {self.host}:{self.port}: the port is taken")
+            try:
+                _bound(self.host, self.port)
+            except OSError as exc:
+                why = "the port is taken" if exc.errno == errno.EADDRINUSE else exc.strerror
+                raise BrokerError(f"broker.listen {self.host}:{self.port}: {why}") from exc
             self._start()
             return
         for wanted in (self.port, 0, 0):

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _PREFIX = "listening "
 _PACKET = 64 << 20
 _START_S = 30.0  # it reads its store first, which may be large
-_REASONS = {2: "its users, certificates or options are wrong, see above", 4: "the port is taken"}
+_REASONS = {2: "its users, certificates or options are wrong, see above", 4: "an address cannot be had, see above"}
 """What its exit codes mean here."""
 
 

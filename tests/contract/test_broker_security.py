@@ -429,6 +429,13 @@ def test_users_or_saying_it_aloud_open_an_address(users_file: Path) -> None:
         brokers.choose("embedded", listen="0.0.0.0:0", security=security)  # nothing is bound before it is entered
 
 
+def test_an_address_of_another_machine_is_not_called_taken() -> None:
+    broker = brokers.choose("embedded", listen="192.0.2.1:1883", security=brokers.Security(insecure_lan=True))
+
+    with pytest.raises(BrokerError, match=r"broker.listen 192.0.2.1:1883: .*annot assign"):
+        broker.__enter__()
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

@@ -63,6 +63,16 @@ def test_busy_port_is_one_line_and_exit_code_4() -> None:
     assert result.stderr.splitlines() == [f"ether_broker: cannot listen on {address}: the address is in use already"]
 
 
+def test_the_listener_whose_port_is_busy_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = subprocess.run([*COMMAND, "--local", address], capture_output=True, text=True, timeout=TIMEOUT_S)
+
+    assert result.stderr.splitlines() == [f"ether_broker: cannot listen on {address}: the address is in use already"]
+
+
 def test_folder_in_use_is_one_line_and_exit_code_5(broker: EmbeddedProcess) -> None:
     folder = str(broker.folder / "data")
 

@@ -50,8 +50,8 @@ _SUBSCRIBE_EACH = 200
 _RULES = -1
 _MOST = 1000
 """Devices."""
-_LINES = 20
-"""So many kinds of trouble are told in the log; all are counted."""
+_LINES, _TOLD = 5, 200
+"""So many troubles of a topic, and of so many topics, are told in the log; all are counted."""
 
 
 @dataclass(slots=True)
@@ -94,7 +94,8 @@ class Ingest:
         self._names: set[str] = set(orders["taken"])
         self._owners: dict[str, str] = {}
         """Topic of readings to the name of the device that they come from."""
-        self._told: set[str] = set()
+        self._told: dict[str, list[str]] = {}
+        """What was told in the log of a topic."""
         self._work: queue.Queue[tuple[Message, float] | None] = queue.Queue(_QUEUE)
         self._stopping = threading.Event()
         self.member = self._member(NAME, _OWN_EVERY_S)
@@ -330,8 +331,8 @@ class Ingest:
         owner = self._owners.setdefault(topic, member.name)
         if owner != member.name:
             self.counts["refused"] += 1
-            self._tell(logging.ERROR, f"{topic} comes from {owner}; readings of {member.name} for it are left out: "
-                                      "give each device a topic of its own, as by `{dev}`")  # fmt: skip
+            self._tell(logging.ERROR, topic, f"{topic} comes from {owner}; readings of {member.name} for it are left "
+                                             "out: give each device a topic of its own, as by `{dev}`")  # fmt: skip
             return
         self._learn(device, topic, fact)
         gone = member.state in (State.LOST, State.DISCONNECTED)
@@ -362,16 +363,18 @@ class Ingest:
 
     def _trouble(self, topic: str, what: str) -> None:
         self.counts["rejected"] += 1
-        self._tell(logging.WARNING, f"message on {topic!r}: {what}")
+        self._tell(logging.WARNING, topic, f"message on {topic!r}: {what}")
 
-    def _tell(self, level: int, line: str) -> None:
-        """Log a line, once, and not too many of them: a device may say the same thing wrong for years."""
-        if line in self._told or len(self._told) > _LINES:
+    def _tell(self, level: int, topic: str, line: str) -> None:
+        """Log a line, once, and not too many of them: a device may say the same thing wrong for years, in new words."""
+        told = self._told.setdefault(topic, []) if len(self._told) < _TOLD else self._told.get(topic)
+        if told is None or line in told or len(told) == _LINES:
             return
-        self._told.add(line)
-        logger.log(level, "%s: %s", NAME, line)
-        if len(self._told) > _LINES:
-            logger.warning("%s: further troubles are only counted, as `rejected` and `refused` of its status", NAME)
+        told.append(line)
+        end = (
+            "; further ones are only counted, as `rejected` and `refused` of its status" if len(told) == _LINES else ""
+        )
+        logger.log(level, "%s: %s%s", NAME, line, end)
 
 
 def is_device(about: About) -> bool:

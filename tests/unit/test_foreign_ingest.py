@@ -128,6 +128,18 @@ def test_there_is_an_end_to_devices(taking, monkeypatch, caplog):
     assert "2 devices are taken in already; the device 'z' is left out" in caplog.text
 
 
+def test_one_device_that_is_wrong_for_years_does_not_hide_another(taking, caplog):
+    for number in range(1000):
+        taking._trouble("a/x", f"field value: '{number} °C' is no number")
+    taking._trouble("a/y", "no JSON")
+
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == ingest._LINES + 1
+    assert told[-2].endswith("further ones are only counted, as `rejected` and `refused` of its status")
+    assert told[-1] == "ingest: message on 'a/y': no JSON"
+    assert taking.counts["rejected"] == 1001
+
+
 def test_a_topic_that_is_none_is_told(taking, caplog):
     settle(taking, Taken("x", "ether/x", {"v": 1}))
 

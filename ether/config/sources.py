@@ -70,6 +70,10 @@ def _read_profile(tree: Tree, path: KeyPath, name: str, base: str | None) -> Pro
     found: Profile | None = None
     data = theirs.data if isinstance(theirs.data, dict) else {"rules": theirs.data}
     given = data.get("base") if base is None else base
+    if base is not None:
+        if "base" not in data and "{base}" not in repr(data):
+            tree.report((*path, "base"), f"{name} has no root that could be moved; drop this, or write a profile")
+        _check_name(tree, (*path, "base"), base)
     theirs.data = _with_base(data, str(given or "").strip("/"))
     try:
         found = Profile.model_validate(theirs.data)
@@ -98,10 +102,7 @@ def sources_of(tree: Tree, entries: Sequence[Ingest]) -> list[Source]:
     for number, entry in enumerate(entries):
         path: KeyPath = ("ingest", number)
         if entry.prefix:
-            try:
-                topics.check_topic(entry.prefix.strip("/"))
-            except TopicError as exc:
-                tree.report((*path, "prefix"), str(exc), at_value=True)
+            _check_name(tree, (*path, "prefix"), entry.prefix)
         source = Source(only=entry.only, ignore=entry.ignore, prefix=entry.prefix.strip("/"))
         if entry.profile is None:
             keys = {key: getattr(entry, key) for key in Rule.model_fields}
@@ -116,6 +117,14 @@ def sources_of(tree: Tree, entries: Sequence[Ingest]) -> list[Source]:
         found.append(source)
     _check_loops(tree, found)
     return found
+
+
+def _check_name(tree: Tree, path: KeyPath, given: str) -> None:
+    """Report what cannot be the first levels of a topic."""
+    try:
+        topics.check_topic(given.strip("/"))
+    except TopicError as exc:
+        tree.report(path, str(exc), at_value=True)
 
 
 def _check_rule(tree: Tree, path: KeyPath, rule: Rule) -> None:

@@ -96,7 +96,7 @@ def _show(found: dict[str, Any]) -> None:
         output.table(
             ["RUN", "NAME", "OUTCOME"],
             [
-                [run["number"], run["name"], run["outcome"] or ("ended" if run["stopped"] else "open")]
+                [max(run["number"], 0) or "", run["name"], run["outcome"] or ("ended" if run["stopped"] else "open")]
                 for run in found["runs"]
             ],
         )

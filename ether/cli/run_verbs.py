@@ -58,7 +58,7 @@ def list_runs(json: AsJson = False) -> None:
         ["NUMBER", "NAME", "STARTED", "STOPPED", "OUTCOME", "METADATA"],
         [
             [
-                run.number,
+                max(run.number, 0) or "",  # whoever is no client of ours gives none
                 ("  " if run.parent else "") + run.name,
                 clock.text(run.started),
                 clock.text(run.stopped) if run.stopped else "",

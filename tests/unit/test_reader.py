@@ -63,7 +63,7 @@ def test_a_run_that_a_button_ended_without_an_outcome_is_told_as_ended(
 
     assert main(["info", str(file)]) == 0
 
-    assert capsys.readouterr().out.splitlines()[-1].split() == ["-1", "growth", "ended"]
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["growth", "ended"]
 
 
 def test_an_unknown_topic_or_field_names_the_nearest(recording: Recording) -> None:

@@ -351,7 +351,7 @@ def test_runs_start_and_stop_from_outside(running: Bench) -> None:
 
 def test_a_session_is_found_by_name(running: Bench) -> None:
     assert len(running.rows("ps", "--session", "lab")) == 2
-    assert "no session runs" in running.run("ps", "--session", "other", code=4)
+    assert "no session 'other' runs" in running.run("ps", "--session", "other", code=4)
 
 
 def test_doctor_sees_the_session(running: Bench) -> None:

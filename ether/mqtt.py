@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
+import select
 import socket
 import ssl
 import threading
@@ -205,9 +206,9 @@ class _ReadAhead:
 class _Client(Client):
     """paho's client with read-ahead, direct writes and a hook where an acknowledgement has come.
 
-    Private members of paho 2.2 used: `_create_socket`, `_packet_queue`, `_packet_write`, `_handle_publish`,
+    Private members of paho 2.2 used: `_create_socket`, `_loop`, `_packet_queue`, `_packet_write`, `_handle_publish`,
     `_handle_pubackcomp`, `_send_puback`, `_mid_generate`, `_in_packet`, `_out_packet`, `_out_messages`,
-    `_manual_ack`, `_reset_sockets`, `_sockpairW` and `_thread`.
+    `_manual_ack`, `_reset_sockets`, `_sockpairR`, `_sockpairW` and `_thread`.
     """
 
     held = False
@@ -285,6 +286,35 @@ class _Client(Client):
 
     def _create_socket(self) -> Any:
         return _ReadAhead(self.dial() if self.dial is not None else super()._create_socket())  # type: ignore[arg-type]  # paho's SocketLike is a socket here
+
+    def _loop(self, timeout: float = 1.0) -> MQTTErrorCode:
+        """Wait for something to do, and do it, as paho does by select, which takes no file number above 1,023."""
+        sock, wakeup = self._sock, self._sockpairR
+        if sock is None or wakeup is None or not hasattr(select, "poll"):  # Windows has no poll, nor that limit
+            return super()._loop(timeout)
+        pending = sock.pending() > 0  # type: ignore[attr-defined]  # it is a _ReadAhead
+        poll = select.poll()
+        try:
+            poll.register(wakeup, select.POLLIN)
+            poll.register(sock, select.POLLIN | (select.POLLOUT if self.want_write() else 0))
+            ready = dict(poll.poll(0 if pending else timeout * 1000))
+            woken, found = wakeup.fileno() in ready, ready.get(sock.fileno(), 0)
+        except (OSError, ValueError):
+            return super()._loop(0)  # the socket was closed meanwhile: paho knows what that means
+        if pending or found & ~select.POLLOUT:
+            rc = self.loop_read()
+            if rc or self._sock is None:
+                return rc
+        if woken:
+            try:
+                wakeup.recv(_READ_AHEAD)
+            except BlockingIOError:
+                pass
+        if woken or found & select.POLLOUT:
+            rc = self.loop_write()
+            if rc or self._sock is None:
+                return rc
+        return self.loop_misc()
 
     def loop_read(self, max_packets: int = 1) -> MQTTErrorCode:
         rc = super().loop_read(max_packets)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -55,6 +57,28 @@ def member(broker):
     yield make
     for each in opened:
         each.close(0.5)
+
+
+@pytest.fixture
+def many_files():
+    """More files open than `select` knows numbers for."""
+    resource = pytest.importorskip("resource")
+    few, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= most < 2048:
+        pytest.skip(f"{most} files may be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(few, 2048), most))
+    with contextlib.ExitStack() as opened:
+        yield [opened.enter_context(open(os.devnull, "rb")) for _ in range(1100)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (few, most))
+
+
+def test_a_process_may_have_many_files_open(many_files, connect, until):
+    listener, speaker = connect("listener"), connect("speaker")
+    listener.subscribe(["row"])
+
+    speaker.publish("row", b"x")
+
+    until(lambda: listener.got, 10.0, "what was published")
 
 
 def test_two_thousand_publishes_in_a_row_all_arrive_in_order(connect, until):

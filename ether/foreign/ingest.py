@@ -48,8 +48,8 @@ _LEAVE_S = 10.0
 _SUBSCRIBE_EACH = 200
 """At least after so many messages what readers want to hear is looked at, at once when nothing waits."""
 _RULES = -1
-_MOST = 1000
-"""Devices."""
+_MOST = 500
+"""Devices. Each has a connection, and the embedded broker lets in a thousand, the rest of the laboratory included."""
 _LINES, _TOLD = 5, 200
 """So many troubles of a topic, and of so many topics, are told in the log; all are counted."""
 

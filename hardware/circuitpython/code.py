@@ -31,5 +31,7 @@ class Bench:
 
 # CIRCUITPY_WIFI_SSID and CIRCUITPY_WIFI_PASSWORD in settings.toml have joined the Wi-Fi already.
 pool = socketpool.SocketPool(wifi.radio)
-device = Ether(pool, Bench(), os.getenv("ETHER_NAME"), os.getenv("ETHER_BROKER"), restart=microcontroller.reset)
+name = os.getenv("ETHER_NAME")
+options = {"user": name, "password": os.getenv("ETHER_PASSWORD"), "restart": microcontroller.reset}
+device = Ether(pool, Bench(), name, os.getenv("ETHER_BROKER"), **options)
 device.run()

@@ -84,12 +84,15 @@ def main():
     pin = digitalio.DigitalInOut(board.LED)
     pin.direction = digitalio.Direction.OUTPUT
     pool = socketpool.SocketPool(wifi.radio)
-    mqtt = minimqtt.MQTT(broker=os.getenv("ETHER_BROKER"), socket_pool=pool, keep_alive=30)
+    name, password = os.getenv("ETHER_NAME"), os.getenv("ETHER_PASSWORD")
+    mqtt = minimqtt.MQTT(
+        broker=os.getenv("ETHER_BROKER"), username=name, password=password, socket_pool=pool, keep_alive=30
+    )
 
     def led(on):
         pin.value = bool(on)
 
-    Device(mqtt, os.getenv("ETHER_NAME"), led).run(lambda: microcontroller.cpu.temperature)
+    Device(mqtt, name, led).run(lambda: microcontroller.cpu.temperature)
 
 
 if __name__ == "__main__":

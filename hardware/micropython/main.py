@@ -5,6 +5,7 @@ from ether_lite import Ether, ether_pub, ether_sub
 
 NAME = "bench1"  # one of its kind in the laboratory
 BROKER = "192.168.1.10"
+PASSWORD = "change me"  # of the broker's user of that name
 
 
 class Bench:
@@ -25,5 +26,5 @@ class Bench:
         return bool(on)
 
 
-device = Ether(Bench(), NAME, BROKER, restart=machine.reset)
+device = Ether(Bench(), NAME, BROKER, user=NAME, password=PASSWORD, restart=machine.reset)
 device.run()

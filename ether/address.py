@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from ether.errors import BrokerError
 
-__all__ = ["Address", "without_password"]
+__all__ = ["Address", "is_loopback", "without_password"]
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _PASSWORD = re.compile(r"(\w+://[^\s:/@]*:)[^\s@/]+(?=@)")
@@ -65,3 +66,11 @@ class Address:
         """Return the URL without the password, fit for a log."""
         places = (f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.nodes)
         return f"mqtt{'s' if self.secure else ''}://{f'{self.user}@' if self.user else ''}{','.join(places)}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO
 
 from ether import clock, process
-from ether.brokers.security import SESSION_USER, Security, is_loopback
+from ether.address import is_loopback
+from ether.brokers.security import SESSION_USER, Security
 from ether.errors import BrokerError
 from ether.mqtt import BrokerLimits
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ether.address import is_loopback
 from ether.brokers.child import Limits, LoggedBroker, split_listen
-from ether.brokers.security import Security, is_loopback
+from ether.brokers.security import Security
 from ether.errors import BrokerError
 from ether.mqtt import BrokerLimits
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ether.address import is_loopback
 from ether.config import check_origin
 from ether.errors import BrokerError
 
-__all__ = ["SESSION_USER", "Security", "environment", "is_loopback", "manage_users"]
+__all__ = ["SESSION_USER", "Security", "environment", "manage_users"]
 
 SESSION_USER = "ether-session"
 
@@ -68,14 +68,6 @@ class Security:
     def local_too(self) -> bool:
         """Whether the session's own processes get a loopback listener beside the one with TLS."""
         return self.cert is not None and bool(self.session_password)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach `host`."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def environment() -> dict[str, str]:

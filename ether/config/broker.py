@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema, model_validator
 
-from ether.address import Address
+from ether.address import Address, is_loopback
 from ether.config.section import Section
 from ether.config.values import Duration, Flag, Size, Whole
 from ether.errors import BrokerError, suggest
@@ -146,6 +146,12 @@ class Broker(Section):
             if tls.require_client_cert:
                 raise ValueError("`tls.require_client_cert` is for a broker that we start; drop it or `url`")
             return self
+        address = self.listen_address
+        if address is not None and self.users is None and not is_loopback(address[0]):
+            raise ValueError(
+                f"other machines can reach `listen: {self.listen}`, and there are no users; make some with "
+                "`ether broker users add NAME` and give the file as `users`"
+            )
         if self.websocket is not None and self.users is None:
             raise ValueError("`websocket` needs `users`: any page open in a browser here could connect")
         if self.tls is not None:

@@ -861,5 +861,5 @@ def test_a_session_with_users_lets_its_own_processes_in(
 
 
 def test_a_session_that_would_be_open_to_others_does_not_start(ether: Any) -> None:
-    with pytest.raises(BrokerError, match="there are no users; make some with `ether broker users add NAME`"):
+    with pytest.raises(ConfigError, match="there are no users; make some with `ether broker users add NAME`"):
         ether.tap({"broker": {"kind": "embedded", "listen": "0.0.0.0:0"}, "record": "off", "instances": {}})

@@ -236,7 +236,7 @@ def test_credentials_leave_the_url() -> None:
 
 
 def test_listen_is_split_into_host_and_port() -> None:
-    assert Config.load({"broker": {"listen": "[::]:1883"}}).broker.listen_address == ("::", 1883)
+    assert Config.load({"broker": {"listen": "[::1]:1883"}}).broker.listen_address == ("::1", 1883)
     assert Config.load().broker.listen_address is None
 
 

@@ -125,8 +125,8 @@ def _ended(reason: Any, address: Address, answered: bool) -> str:
         return str(reason)
     if answered:
         return "it was closed"
-    wanted = "does it demand a certificate, broker.tls.cert?" if address.secure else "is it a port for TLS, mqtts://?"
-    return f"it was closed without an answer; {wanted}"
+    wanted = "does it demand a certificate, broker.tls.cert" if address.secure else "is it a port for TLS, mqtts://"
+    return f"it was closed without an answer; {wanted}, or has it too many clients?"
 
 
 class _ReadAhead:

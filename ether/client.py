@@ -712,6 +712,8 @@ class Client:
         """Tell of a run's begin or end; the retained message then names the run that is current, if any."""
         self._count_trials(run.parent or "", run.number)
         began = run.stopped is None
+        if began and not run.parent:
+            self.run_count = max(self.run_count, run.number)
         if began or run.id in self._own_runs:
             self._own_runs[run.id] = run if began else None
         with self._changed:

@@ -27,6 +27,7 @@ __all__ = [
     "numbering",
     "parsed",
     "part",
+    "plain",
     "readings_in",
     "to_json",
     "unpack",
@@ -158,6 +159,18 @@ def to_json(value: Any) -> bytes:
         return pydantic_core.to_json(value, inf_nan_mode="null", fallback=_plain_scalar)
     except (ValueError, RecursionError) as exc:  # PydanticSerializationError is a ValueError
         raise PayloadError(f"a {type(value).__name__} cannot travel: {exc}") from exc
+
+
+def plain(value: Any) -> Any:
+    """Return any value as JSON holds it, arrays as lists; PayloadError where it cannot."""
+
+    def as_list(item: Any) -> Any:
+        return item.tolist() if _is_array(item) else _plain_scalar(item)
+
+    try:
+        return pydantic_core.from_json(pydantic_core.to_json(value, inf_nan_mode="null", fallback=as_list))
+    except (ValueError, RecursionError) as exc:
+        raise PayloadError(f"{value!r:.80} cannot be recorded as JSON: {exc}") from exc
 
 
 def decode(payload: bytes) -> tuple[dict[str, Any], Envelope | None]:

@@ -579,7 +579,7 @@ class Ether:
             at: Unix time in seconds; now by default.
             until: end, for a remark over an interval.
             tags: words to find it by.
-            values: further fields.
+            values: further fields, of what JSON can hold; arrays become lists.
             timeout: seconds to wait for the recorder, 10 by default; 0 sends it and does not wait.
 
         Returns:
@@ -588,15 +588,17 @@ class Ether:
 
         Raises:
             SessionError: the recorder did not confirm it in time.
+            PayloadError: the values are nothing that JSON can hold.
             ValueError: the interval ends before it begins.
         """
+        from ether import codecs
         from ether.client import CALL_TIMEOUT_S, tag_tuple
 
         client = self._need()
-        when = clock.now() if at is None else at
+        when = clock.now() if at is None else float(at)
         if until is not None and until < when:
             raise ValueError("the interval ends before it begins")
-        remark = Annotation(text, when, until, tag_tuple(tags), dict(values or {}), client.name)
+        remark = Annotation(text, when, until, tag_tuple(tags), codecs.plain(dict(values or {})), client.name)
         return client.annotate(remark, CALL_TIMEOUT_S if timeout is None else timeout)
 
     @contextmanager
@@ -629,17 +631,16 @@ class Ether:
         return self._begin_run(name, metadata, read_run(client.current_run))
 
     def _begin_run(self, name: str, metadata: dict[str, Any], parent: Run | None) -> RunHandle:
+        from ether import codecs
+
         client = self._need()
+        metadata = codecs.plain(metadata)  # before it has begun
         client.watch()
-        if parent is None:
-            client.run_count += 1
-            number = client.run_count
-        else:
-            number = client.trial_counts[parent.id] + 1
+        number = (client.run_count if parent is None else client.trial_counts[parent.id]) + 1
         inside = None if parent is None else parent.id
         run = Run(secrets.token_hex(8), name, number, clock.now(), metadata, inside, by=client.name)
-        self._runs.append(run)
         client.announce_run(run)
+        self._runs.append(run)
         return RunHandle(self, run)
 
     def stop_run(self, outcome: str = "success") -> None:

@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ether import ether, ether_get, ether_init, ether_pub, ether_safe, ether_shutdown, ether_start, ether_sub
-from ether.errors import CallError, CallTimeout, SessionError, StartError
+from ether.errors import CallError, CallTimeout, PayloadError, SessionError, StartError
 from ether.testing import Lab, Stuck
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -514,6 +515,23 @@ def test_a_status_tells_for_how_long_a_method_has_been_running():
         assert 13 <= lab.instances()["slow"].counts["busy_s"] <= 15
         lab.advance(25)
         assert "busy_s" not in lab.instances()["slow"].counts
+
+
+def test_arrays_in_metadata_and_remarks_are_recorded_as_lists_and_what_cannot_be_begins_nothing(oven, tmp_path):
+    with pytest.raises(PayloadError, match="cannot be recorded as JSON"), ether.run("first", camera=object()):
+        pass
+    with ether.run("second", doses=np.array([0.5, 1.0]), sample=np.int64(7)) as run:
+        run.annotate("fitted", values={"slope": np.arange(2), "error": np.float32(0.5)})
+        with pytest.raises(PayloadError, match="cannot be recorded as JSON"):
+            run.annotate("raw", values={"frame": b"\xff"})
+    oven.shutdown()
+
+    with oven.record(tmp_path / "growth.h5") as recording:
+        assert [(each.name, each.number, each.parent, each.metadata) for each in recording.runs] == [
+            ("second", 1, None, {"doses": [0.5, 1.0], "sample": 7})
+        ]
+        (note,) = recording.annotations
+        assert note.values == {"run": recording.runs[0].id, "slope": [0, 1], "error": 0.5}
 
 
 def test_what_was_published_makes_a_recording_that_is_complete(oven, tmp_path):

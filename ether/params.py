@@ -81,7 +81,8 @@ class Params:
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(Annotated[Any if hint is None else hint, Field(**bounds)])  # type: ignore[arg-type]  # built at run time
         except _UNBUILDABLE as exc:
-            raise ComponentError(f"params: {cls.__name__}.{name}: its annotation cannot be checked: {exc}") from None
+            why = str(exc).partition("\n")[0].partition(". Set `")[0]  # pydantic goes on, for who writes types
+            raise ComponentError(f"params: {cls.__name__}.{name}: its annotation cannot be checked: {why}") from None
         writable = not (isinstance(found, property) and found.fset is None)
         return _One(mark, adapter, computed, writable)
 

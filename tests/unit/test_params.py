@@ -104,3 +104,16 @@ def test_what_can_be_no_parameter_is_told_in_one_line(name, complaint) -> None:
         Params(Oven(), {name: Param()})
 
     assert str(caught.value) == complaint
+
+
+def test_an_annotation_that_cannot_be_checked_is_told_in_one_line() -> None:
+    class Camera:
+        region: Annotated[numpy.ndarray, Param] = numpy.zeros(2)
+
+    with pytest.raises(ComponentError) as caught:
+        Params(Camera())
+
+    assert str(caught.value) == (
+        "params: Camera.region: its annotation cannot be checked: Unable to generate pydantic-core schema for "
+        "<class 'numpy.ndarray'>"
+    )

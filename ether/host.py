@@ -468,8 +468,10 @@ class Host:
             for name in names:
                 self.client.statuses.pop(name, None)
                 self._endings.pop(name, None)
+                again = name in self._supervisor.children
                 child = self._spawn(name, declared[name][1])
-                self._supervisor.give_orders(child, self._orders(name, *declared[name], url=self._url))
+                orders = self._orders(name, *declared[name], url=self._url)
+                self._supervisor.give_orders(child, orders | (self._set_before(name) if again else {}))
             self._await_ready(names)
 
     def stop(self, names: list[str], safe: bool = False) -> dict[str, str]:
@@ -741,12 +743,15 @@ class Host:
         self._make_safe(child)
 
     def _child_again(self, child: Child) -> None:
-        """A child is started again: what people set outlives its process."""
-        about = self.client.abouts.get(child.name)
-        if about is not None:
-            child.orders["set_params"] = {
-                name: (each["value"], each["by"], each.get("t")) for name, each in about.params.items() if "by" in each
-            }
+        """A child is started again."""
+        child.orders |= self._set_before(child.name)
+
+    def _set_before(self, name: str) -> dict[str, Any]:
+        """Return, as part of the orders, the parameters that people set: they outlive an instance's process."""
+        about = self.client.abouts.get(name)
+        known = about.params if about is not None else {}
+        found = {each: (one["value"], one["by"], one.get("t")) for each, one in known.items() if "by" in one}
+        return {"set_params": found}
 
     def _child_gone(self, child: Child) -> None:
         """A child failed for good: a crash loop is said to everybody, and a critical instance ends the session."""

@@ -41,6 +41,11 @@ def test_a_set_parameter_is_told_recorded_and_kept_when_the_process_dies(ether, 
     os.kill(ether.get("echo", "where")["pid"], signal.SIGKILL)
     until(lambda: (now := ether.instances()["echo"]).boot != boot and str(now.state) == "ready", 20.0, "the next start")
     assert ether.get("echo", "where")["word"] == "hi"
+    ether.restart("echo")
+    assert ether.get("echo", "where")["word"] == "hi"
+    ether.stop("echo")
+    ether.launch("echo")
+    assert ether.get("echo", "where")["word"] == "hi"
     by = ether.params("echo")["word"]["by"]
     summary = ether.shutdown()
 

@@ -772,7 +772,7 @@ class Instance:
             "t": clock.now(),
             "by": by,
             "tags": ["param"],
-            "values": {"instance": self.name, "param": param, "before": before, "value": now},
+            "values": {"instance": self.name, "param": param, "before": _recorded(before), "value": _recorded(now)},
         }
         self.member.connection.publish(topics.ANNOTATION, codecs.encode(content), 1)
         return now
@@ -922,6 +922,14 @@ def _asks_safety(payload: bytes) -> bool:
         return codecs.decode(payload)[0].get("safe") is True
     except PayloadError:
         return False
+
+
+def _recorded(value: Any) -> Any:
+    """Return the value of a parameter as the recording holds it: as JSON, else as Python shows it."""
+    try:
+        return codecs.plain(value)
+    except PayloadError:
+        return f"{value!r:.200}"
 
 
 def _described(message: Message) -> str:

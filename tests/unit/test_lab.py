@@ -534,6 +534,25 @@ def test_arrays_in_metadata_and_remarks_are_recorded_as_lists_and_what_cannot_be
         assert note.values == {"run": recording.runs[0].id, "slope": [0, 1], "error": 0.5}
 
 
+def test_the_change_of_a_parameter_that_was_an_array_is_recorded(ether_lab, tmp_path):
+    class Camera:
+        def __init__(self) -> None:
+            self.region = np.zeros(2)
+
+        @ether_get
+        def look(self) -> None: ...
+
+    ether_lab.tap({"instances": {"camera": {"class_path": Camera, "params": ["region"]}}}).start()
+
+    ether.set_param("camera", "region", [1, 2])
+    ether_lab.shutdown()
+
+    with ether_lab.record(tmp_path / "camera.h5") as recording:
+        (note,) = recording.annotations
+        assert note.tags == ("param",)
+        assert note.values == {"instance": "camera", "param": "region", "before": [0.0, 0.0], "value": [1, 2]}
+
+
 def test_what_was_published_makes_a_recording_that_is_complete(oven, tmp_path):
     begun = oven.now
     with ether.run("growth", operator="Ada"):

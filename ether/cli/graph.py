@@ -60,8 +60,7 @@ def graph(
     if svg_file is None:
         output.line(mermaid(wiring))
         return
-    svg_file.write_text(svg(wiring), encoding="utf-8")
-    output.note(f"wrote {svg_file}")
+    output.write(svg_file, svg(wiring))
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ __all__ = [
     "shown",
     "style",
     "table",
+    "write",
 ]
 
 _MANY_ROWS = 200
@@ -64,6 +65,17 @@ def note(text: str) -> None:
     """Print a line that `--quiet` leaves out."""
     if not settings.quiet:
         print(text, flush=True)
+
+
+def write(path: Path, text: str) -> None:
+    """Write a result into a file, and say so; RecordingError where it cannot be written."""
+    from ether.errors import RecordingError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as exc:
+        raise RecordingError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
+    note(f"wrote {path}")
 
 
 def complain(text: str) -> None:

@@ -25,5 +25,4 @@ def schema(
     if out is None:
         output.line(text)
     else:
-        out.write_text(text + "\n", encoding="utf-8")
-        output.note(f"wrote {out}")
+        output.write(out, text + "\n")

@@ -109,6 +109,9 @@ def test_schema_prints_or_writes_the_schema(capsys: pytest.CaptureFixture[str]) 
 
     assert main(["schema", "--out", "s.json"]) == 0
     assert json.loads(Path("s.json").read_text()) == json_schema()
+    capsys.readouterr()
+    assert main(["schema", "--out", "absent/s.json"]) == 1
+    assert capsys.readouterr().err == "ether: absent/s.json: cannot be written (No such file or directory)\n"
 
 
 def test_a_moment_of_a_recording_is_a_time_of_its_day_or_counts_from_its_begin() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -39,7 +39,7 @@ class Params:
 
         Args:
             target: the user's object.
-            given: further ones than its class marks, by attribute.
+            given: by attribute, further ones than its class marks, and what is said anew of those that it marks.
 
         Raises:
             ComponentError: no such attribute, or one that cannot be a parameter; one line each.
@@ -51,9 +51,10 @@ class Params:
         marks = {name: mark for name, hint in hints.items() if (mark := _mark_in(hint)) is not None}
         problems: list[str] = []
         self._all: dict[str, _One] = {}
-        for name, mark in {**marks, **(given or {})}.items():
+        given = given or {}
+        for name in {**marks, **given}:
             try:
-                self._all[name] = self._one(name, mark, hints.get(name))
+                self._all[name] = self._one(name, _over(marks.get(name), given.get(name)), hints.get(name))
             except ComponentError as exc:
                 problems.append(str(exc))
         if problems:
@@ -165,6 +166,12 @@ def _mark_in(hint: Any) -> Param | None:
         if extra is Param:
             return Param()
     return None
+
+
+def _over(mark: Param | None, given: Param | None) -> Param:
+    """Return what holds of a parameter: what was given of it, and for the rest what its class says."""
+    said = {key: value for key, value in asdict(given).items() if value not in ("", None)} if given is not None else {}
+    return replace(mark or Param(), **said)
 
 
 def _schema(adapter: TypeAdapter[Any]) -> dict[str, Any]:

@@ -51,6 +51,24 @@ def test_annotations_and_names_make_parameters() -> None:
     }  # fmt: skip
 
 
+def test_what_is_given_of_a_parameter_leaves_the_rest_of_what_its_class_says() -> None:
+    named, narrowed = Params(Oven(), {"gain": Param()}), Params(Oven(), {"gain": Param(unit="dB", le=5)})
+
+    assert [each.describe()["gain"] for each in (named, narrowed)] == [
+        {
+            "value": 1.0,
+            "type": "number",
+            "minimum": 0,
+            "maximum": most,
+            "unit": unit,
+            "description": "Of the amplifier.",
+        }
+        for most, unit in ((10, "V"), (5, "dB"))
+    ]
+    with pytest.raises(FieldError, match="less than or equal to 10"):
+        named.set("gain", 99, "somebody", 0.0)
+
+
 def test_setting_converts_and_tells_before_and_now_and_who() -> None:
     oven = Oven()
     params = Params(oven, {"plain": Param()})

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from ether import clock, codecs, topics
 from ether.component import Component
@@ -339,6 +340,8 @@ def _open(port: str, baud: int) -> Serial:
     serial = _pyserial()
     write_s = None if port.lower().startswith("rfc2217:") else _WRITE_S  # pyserial has no limit there
     try:
+        if port.lower().startswith(("socket:", "rfc2217:")) and urlsplit(port).port is None:
+            raise ValueError("no port in it")  # pyserial would compare None with numbers
         return serial.serial_for_url(  # type: ignore[no-any-return]  # pyserial has no types of its own
             port, baudrate=baud, timeout=_BEAT_S, write_timeout=write_s, exclusive=True
         )

@@ -413,6 +413,8 @@ def test_a_port_that_cannot_be_used_is_one_line_with_the_way_out(
     code, line = _words(capsys, str(tmp_path / "file"), *at)
     assert code == 1
     assert line.startswith(f"ether: {tmp_path / 'file'} at 115200 baud: ")
+    _, line = _words(capsys, "socket://127.0.0.1", *at)
+    assert "socket://127.0.0.1: no port in it; write socket://HOST:PORT" in line
     code, line = _words(capsys, "socket://127.0.0.1:1", *at)
     assert code == 1
     assert line.endswith("Connection refused; write socket://HOST:PORT or rfc2217://HOST:PORT of what listens there")

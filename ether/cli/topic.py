@@ -97,12 +97,15 @@ def hz(topic: Filter, span: For = None, json: AsJson = False) -> None:
     """Print how often messages come on a topic, each second; Ctrl-C ends it."""
     limit = seconds(span)
     with joined() as ether:
-        due, times = clock.monotonic() + 1, defaultdict(list)
+        due, times, silent = clock.monotonic() + 1, defaultdict(list), False
         for _, reading in _readings(ether, topic, limit, beat=0.1):
             now = clock.monotonic()
             if reading is not None:
                 times[reading.topic].append(now)
             if now >= due:
+                if not (times or silent or json):
+                    silent = True
+                    output.note(f"nothing comes on {topic} so far; `ether topic list` shows what there is")
                 _tell_rates(times, now, json)
                 due += 1
         if limit is not None and limit < 1:

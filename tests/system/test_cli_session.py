@@ -329,6 +329,13 @@ def test_topic_hz_measures_the_rate(running: Bench) -> None:
     assert 5 <= rows[-1]["hz"] <= 15
 
 
+def test_topic_hz_says_that_nothing_comes(running: Bench) -> None:
+    said = running.run("topic", "hz", "lab/temprature", "--for", "2.2s")
+
+    assert said == "nothing comes on lab/temprature so far; `ether topic list` shows what there is\n"
+    assert running.rows("topic", "hz", "lab/temprature", "--for", "1.2s") == []
+
+
 def test_reserved_topics_and_wildcards_are_not_published(running: Bench) -> None:
     assert "'ether/' is reserved" in running.run("topic", "pub", "ether/run", "{}", code=2)
     assert "a publisher names one topic" in running.run("topic", "pub", "lab/#", "1", code=2)

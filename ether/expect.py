@@ -7,13 +7,14 @@ import threading
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ether import clock, codecs, topics
 from ether.config import Expect, Rate
 from ether.errors import PayloadError
 from ether.model import About, Message, State, Status
 
-__all__ = ["Expectations", "Shortfall"]
+__all__ = ["Expectations", "Shortfall", "other_units"]
 
 _AT_LEAST_S = 5.0
 """A stream may take so long to begin, and is measured over at least so long."""
@@ -194,17 +195,22 @@ class _Stream:
 
     def _units(self, abouts: Mapping[str, About]) -> list[str]:
         """Return where the publisher's description names another unit, or none."""
-        wanted = self.expect.unit
         about = abouts.get(self._publisher or "")
-        if wanted is None or about is None or self._on not in about.publishes:
+        if about is None or self._on not in about.publishes:
             return []
-        fields = about.publishes[self._on].get("fields") or {}
-        by_field = wanted if isinstance(wanted, dict) else dict.fromkeys(fields or ["value"], wanted)
-        return [
-            f"{name} is in {unit or 'no unit'}, {by_field[name]} expected"
-            for name in by_field
-            if (unit := (fields.get(name) or {}).get("unit")) != by_field[name]
-        ]
+        return other_units(self.expect.unit, about.publishes[self._on].get("fields") or {})
+
+
+def other_units(wanted: str | Mapping[str, str] | None, fields: Mapping[str, Any]) -> list[str]:
+    """Return which fields of a description are not in the unit that is wanted, one for all or one for each."""
+    if wanted is None:
+        return []
+    by_field = dict.fromkeys(fields or ["value"], wanted) if isinstance(wanted, str) else wanted
+    return [
+        f"{name} is in {unit or 'no unit'}, {by_field[name]} expected"
+        for name in by_field
+        if (unit := (fields.get(name) or {}).get("unit")) != by_field[name]
+    ]
 
 
 def _shown(hz: float) -> str:

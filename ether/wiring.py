@@ -14,6 +14,7 @@ from ether import topics
 from ether.component import Component, Method, load_class, registry_marks
 from ether.config import Config
 from ether.errors import FieldError
+from ether.expect import other_units
 from ether.model import About
 
 __all__ = ["Edge", "Finding", "Node", "Wiring", "stop_order"]
@@ -143,18 +144,31 @@ class Wiring:
                     found.append(
                         Finding("warning", f"hears {each}, which no instance publishes{_near(each, given)}", at)
                     )
-        by_key = {node.name: node for node in self.nodes}
-        for topic, expected in config.expect.items():
-            source = expected.from_
-            if source is not None and source in by_key and not _publishes(by_key[source], topic):
-                hint = _near(topic, by_key[source].publishes)
-                found.append(Finding("warning", f"{source} does not publish it{hint}", ("expect", topic)))
-            elif source is None and not self._givers(topic) and not any(topics.overlap(topic, o) for o in foreign):
-                found.append(Finding("warning", f"no instance publishes it{_near(topic, given)}", ("expect", topic)))
+        for topic in config.expect:
+            devices = any(topics.overlap(topic, each) for each in foreign)
+            found += [
+                Finding("warning", what, ("expect", topic)) for what in self._unmet(config, topic, given, devices)
+            ]
         only = [topic for topic in given if not topics.matches_any(taken, topic) and self.is_recorded(topic)]
         if only:
             found.append(Finding("note", f"heard by the recorder only: {', '.join(only)}"))
         return found
+
+    def _unmet(self, config: Config, topic: str, given: Collection[str], devices: bool) -> Iterator[str]:
+        """Yield what of an expectation the instances do not promise; `devices`: foreign ones may publish it."""
+        expected, by_name = config.expect[topic], {node.name: node for node in self.nodes}
+        source = expected.from_
+        givers = [node for node in self._givers(topic) if source in (None, node.name)]
+        if source is not None and source in by_name and not givers:
+            yield f"{source} does not publish it{_near(topic, by_name[source].publishes)}"
+        elif source is not None and source not in by_name and not devices:
+            yield f"no instance is called {source}{_near(source, by_name)}"
+        elif not givers and not devices:
+            yield f"no instance publishes it{_near(topic, given)}"
+        for node in givers:
+            declared = node.component.publishes() if node.component is not None else {}
+            for each in (each for each in declared if topics.matches(topic, each)):
+                yield from (f"{node.name}: {what}" for what in other_units(expected.unit, declared[each]["fields"]))
 
 
 def stop_order(names: Collection[str], abouts: Mapping[str, About], first: str, last: str) -> list[list[str]]:
@@ -190,10 +204,6 @@ def _near(topic: str, known: Collection[str]) -> str:
     """Return a hint at a topic that differs by a slip: most topics of a bench look alike."""
     near = difflib.get_close_matches(topic, known, n=1, cutoff=0.85)
     return f"; did you mean `{near[0]}`?" if near else ""
-
-
-def _publishes(node: Node, topic_filter: str) -> bool:
-    return any(topics.matches(topic_filter, each) for each in node.publishes)
 
 
 # --- does what one publishes fit what another takes?

@@ -151,6 +151,20 @@ def test_topics_that_nobody_publishes_or_hears_are_told_with_the_nearest_name():
     ]  # fmt: skip
 
 
+def test_expectations_that_no_instance_promises_are_told():
+    expect = {"lab/heater": {"from": "controler"}, "lab/temprature": {"unit": "K", "from": "sensor-2"}}
+    config = _lab(expect=expect)
+
+    found = [
+        (each.what, each.path) for each in Wiring.of_config(config).findings(config) if each.path[:1] == ("expect",)
+    ]
+
+    assert found == [
+        ("no instance is called controler; did you mean `controller`?", ("expect", "lab/heater")),
+        ("sensor-2: celsius is in no unit, K expected", ("expect", "lab/temprature")),
+    ]
+
+
 def test_what_only_the_recorder_hears_is_a_note():
     config = _lab(record={"exclude": ["lab/heater"]})
 

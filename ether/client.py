@@ -135,7 +135,7 @@ class Client:
         self._heard_at: dict[str, float] = {}
         self._since: dict[str, float] = {}
         """When a member took the state, or the boot, that it has."""
-        self._losses: Counter[str] = Counter()
+        self.losses: Counter[str] = Counter()
         """Last wills that came, by member."""
         self._grace: dict[str, float] = {}
         """Members whose last will came, by the time until which they may come back as if nothing had been."""
@@ -285,7 +285,7 @@ class Client:
         """Count a last will, and let its member come back for as long as it had promised to repeat its status."""
         self._grace.pop(name, None)
         if status is not None and status.state is State.LOST and status.detail in ("", LOST_CONNECTION):
-            self._losses[name] += 1
+            self.losses[name] += 1
             if known is not None and known.state not in GONE and known.every:
                 self._grace[name] = clock.monotonic() + 3 * known.every
 
@@ -436,7 +436,7 @@ class Client:
             name: {
                 "state": str(info.state), "detail": info.detail, "for_s": round(now - self._since.get(name, now), 3),
                 "heard_s": round(now - info.heard_at, 3), "every": self.statuses[name].every,
-                "losses": self._losses[name],
+                "losses": self.losses[name],
             }
             for name, info in self.instances().items() if name in self.statuses
         }  # fmt: skip

@@ -9,7 +9,7 @@ import secrets
 import shlex
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import asdict
 from functools import cached_property, partial
@@ -56,6 +56,7 @@ __all__ = ["Host", "add"]
 logger = logging.getLogger("ether")
 
 _STOP_AGAIN_S = 1.0
+_WILL_S = 1.0
 _AT_WORK = (State.READY, State.ALERT, State.SLEEPING)
 _RECORDER_SEALS_S = 120.0
 _RECORDER_PATIENCE_S = 2.0
@@ -789,9 +790,8 @@ class Host:
             if connection.connected:
                 self._stop_group(group, budget)
         told = connection.connected
-        # Before the recorder, so that it takes what they have left.
-        killed = self._supervisor.close(2.0, told=False, only=self._late) if told else []
-        self._problems += [f"{name} did not stop by itself and was killed" for name in killed]
+        if told:
+            self._kill(False, self._late)  # before the recorder, so that it takes what they have left
         if told and self._guest is not None:
             self._storage.settle_for_the_dead(connection, self._publishers())
         for topic in self._expected.never_came() if self._expected is not None and self.started else ():
@@ -802,8 +802,7 @@ class Host:
             self._problems.append("the broker is gone; instances could not be told to finish")
             self._stop_by_hand(list(self._by_hand), budget)
         self._storage.end_recovery()
-        for name in self._supervisor.close(2.0, told):
-            self._problems.append(f"{name} did not stop by itself and was killed")
+        self._kill(told)
         for name, child in self._supervisor.children.items():
             if self._safety.knows(name):
                 self._safety.wait(child)
@@ -850,6 +849,14 @@ class Host:
             self._late += late
             self._problems += [f"{name} did not finish within {budget:g} s" for name in late]
         self._stop_by_hand([name for name in names if name in self._by_hand], 2.0)
+
+    def _kill(self, told: bool, only: Collection[str] | None = None) -> None:
+        """End the processes of instances that are still there, whatever it takes, and let their last wills pass."""
+        before = self.client.losses.copy()
+        killed = self._supervisor.close(2.0, told, only)
+        self._problems += [f"{name} did not stop by itself and was killed" for name in killed]
+        if self.client.connection.connected:  # a will that came after all was cleared would stay
+            self.client.wait_for(lambda: all(self.client.losses[each] > before[each] for each in killed), _WILL_S)
 
     def _stop_by_hand(self, names: list[str], timeout: float) -> None:
         for name in names:

@@ -876,8 +876,11 @@ class Host:
         self._member.leave()
         self.client.connection.flush(2.0)
         self._supervisor.expect_end(child)
-        self.client.command("recorder", "stop")
-        if not clock.wait_for(child.ended, _RECORDER_SEALS_S):
+        deadline = clock.monotonic() + _RECORDER_SEALS_S
+        while not child.ended.is_set() and clock.monotonic() < deadline:
+            self.client.command("recorder", "stop")  # again: one that is just coming back has not heard it
+            clock.wait_for(child.ended, _STOP_AGAIN_S)
+        if not child.ended.is_set():
             self._problems.append(f"the recorder did not finish within {_RECORDER_SEALS_S:g} s")
         elif (recording := self._storage.recording) is not None and not self._storage.sealed:
             way_out = f"nothing stored is lost, and `ether recover {shlex.quote(str(recording))}` finishes it"

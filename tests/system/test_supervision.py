@@ -53,6 +53,29 @@ def test_a_critical_instance_that_fails_for_good_ends_the_session(ether, until, 
     until(lambda: processes() == [], 10.0)
 
 
+def test_a_recorder_that_is_away_as_the_session_ends_is_told_to_stop_when_it_is_back(
+    ether, mosquitto, free_port, until, processes, raw
+):
+    broker = {"kind": "mosquitto", "listen": f"127.0.0.1:{free_port}"}
+    ether.tap(_config(broker, "on", echo={"class_path": "lab_parts.Echo"}))
+    recorder, died = ether.processes()["recorder"]["pid"], next(each for each in processes() if _is_broker(each))
+    os.kill(recorder, signal.SIGSTOP)
+    died.kill()  # with it goes what it would have kept for the recorder
+    until(lambda: any(_is_broker(each) and each.pid != died.pid for each in processes()), 20.0, "another broker")
+    until(lambda: ether.get("echo", "where", timeout=20.0)["word"] == "hello")
+    listener = raw(ether.info()["broker"]["url"])
+    listener.subscribe("ether/command/recorder/stop")
+    ended = []
+    ending = threading.Thread(target=lambda: ended.append(ether.shutdown()))
+
+    ending.start()
+    listener.next(20.0)
+    os.kill(recorder, signal.SIGCONT)
+    ending.join(40.0)
+
+    assert [(each.problems, verify(each.recording).complete) for each in ended] == [((), True)]
+
+
 def test_a_broker_of_ours_that_dies_is_started_again_where_it_was(
     ether, workdir, broker_kind, until, processes, free_port
 ):

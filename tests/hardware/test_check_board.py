@@ -73,7 +73,7 @@ def test_a_board_that_keeps_the_contract_passes_with_its_connection_cut(
     )  # fmt: skip
     assert rows["last"][:2] == ["will", "ok"]
     assert rows["level"][0] == "3"
-    assert rows["numbers"][1:3] == ["no", "hole"]
+    assert " ".join(rows["numbers"]).startswith("ok no hole")  # some may have come twice, as they must
     assert float(rows["clock"][1]) == pytest.approx(0.0, abs=1.0)
 
 

@@ -52,24 +52,15 @@ def test_prints_one_line_and_stops_in_order_on_a_signal() -> None:
         assert time.monotonic() - asked < 2
 
 
-def test_busy_port_is_one_line_and_exit_code_4() -> None:
+@pytest.mark.parametrize("option", ["--listen", "--local"])
+def test_busy_port_is_one_line_that_names_it_and_exit_code_4(option: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = subprocess.run([*COMMAND, "--listen", address], capture_output=True, text=True, timeout=TIMEOUT_S)
+        result = subprocess.run([*COMMAND, option, address], capture_output=True, text=True, timeout=TIMEOUT_S)
 
     assert (result.returncode, result.stdout) == (4, "")
-    assert result.stderr.splitlines() == [f"ether_broker: cannot listen on {address}: the address is in use already"]
-
-
-def test_the_listener_whose_port_is_busy_is_named() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        result = subprocess.run([*COMMAND, "--local", address], capture_output=True, text=True, timeout=TIMEOUT_S)
-
     assert result.stderr.splitlines() == [f"ether_broker: cannot listen on {address}: the address is in use already"]
 
 

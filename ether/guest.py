@@ -60,9 +60,7 @@ class Guest:
     def open(self, timeout: float = 5.0) -> None:
         self.connection.open(timeout)
         self.client.watch()
-        given = self.outbox_orders(self.client.name)
-        if given is not None:
-            self._publisher.outbox = Sender.ordered(given, self.connection, self.client.name, self.client.boot)
+        self._publisher.keep_by(self.outbox_orders(self.client.name))
 
     def outbox_orders(self, name: str) -> dict[str, Any] | None:
         """Return where a publisher keeps what the session's recorder has not confirmed; None where nobody records."""

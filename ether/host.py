@@ -352,7 +352,7 @@ class Host:
         path = self._storage.begin(name)
         self._announce()
         if self._member is not None:
-            self._member.publisher.outbox = self._storage.sender("session", self._member)
+            self._member.publisher.keep_by(self._storage.orders("session"))
             self._describe(self._member)
         return {
             "name": "recorder",
@@ -577,7 +577,7 @@ class Host:
         component = Component.of(type(target))
         member = self._new_member(name)
         member.connection.limits = self._limits
-        member.publisher.outbox = self._storage.sender(name, member)
+        member.publisher.keep_by(self._storage.orders(name))
         instance = Instance(component, target, member, drain_timeout=self.config.session.stop_timeout)
         member.open()
         instance.open()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ether import clock, codecs
@@ -39,6 +39,11 @@ class Publisher:
         self._counts: Counter[str] = Counter() if counts is None else counts
         self._signer = codecs.Signer(name, boot)
         self._numbers: dict[str, int] = {}
+
+    def keep_by(self, orders: Mapping[str, Any] | None) -> None:
+        """Keep what is published until it is recorded, as a session orders it; None where nobody records."""
+        if orders is not None:
+            self.outbox = Sender.ordered(orders, self._connection, self.name, self.boot, self._counts)
 
     def publish(
         self, topic: str, value: Any, qos: int = 1, retain: bool = False, *, t: float | None = None, keep: bool = True

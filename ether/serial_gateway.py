@@ -412,8 +412,8 @@ def _instance(board: SerialBoard, name: str, guest: Guest, outbox: Path | None) 
     member = Member(guest.url, name, namespace=guest.namespace, tls=guest.tls)
     if outbox is not None:
         member.publisher.outbox = Sender(member.connection, name, member.boot, outbox / name, counts=member.counts)
-    elif (given := guest.outbox_orders(name)) is not None:
-        member.publisher.outbox = Sender.ordered(given, member.connection, name, member.boot, member.counts)
+    else:
+        member.publisher.keep_by(guest.outbox_orders(name))
     instance = Instance(Component.of(SerialBoard), board, member, kwargs={"port": board.port, "baud": board.baud})
     member.open()
     member.log_to_topic()

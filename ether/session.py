@@ -735,7 +735,6 @@ def main() -> None:
     from ether.instance import make_safe  # and what it imports
     from ether.member import Member
     from ether.mqtt import BrokerLimits, Tls
-    from ether.outbox import Sender
 
     # A handler that computes must not keep the network thread from the interpreter for Python's usual 5 ms.
     sys.setswitchinterval(0.001)
@@ -754,8 +753,7 @@ def main() -> None:
     client = Client(member.connection, member.publisher)
     member.on_message = lambda message, receipt: client.take(message)
     member.on_up = lambda session_present: client.renew_runs()
-    if (given := orders["outbox"]) is not None:
-        member.publisher.outbox = Sender.ordered(given, member.connection, name, member.boot, member.counts)
+    member.publisher.keep_by(orders["outbox"])
     try:
         member.open(orders["start_timeout"])
     except BrokerError as exc:

@@ -13,7 +13,6 @@ from ether import clock, process
 from ether.config import Config
 from ether.errors import RecordingError
 from ether.guest import Guest
-from ether.member import Member
 from ether.mqtt import Connection
 from ether.outbox import Sender, leftovers, outbox_folder, sender_orders
 from ether.recorder.entries import journal_folder
@@ -59,12 +58,6 @@ class Storage:
         if record is None or self.recording is None:
             return None
         return sender_orders(self.recording, name, record.topics, record.exclude, record.outbox.model_dump())
-
-    def sender(self, name: str, member: Member) -> Sender | None:
-        given = self.orders(name)
-        if given is None:
-            return None
-        return Sender.ordered(given, member.connection, name, member.boot, member.counts)
 
     def recover_the_killed(self, log_level: str) -> None:
         """Have recordings made of what killed sessions left where ours is written, while this one goes on."""

@@ -30,7 +30,6 @@ from ether.foreign.readers import reader_of
 from ether.member import Member
 from ether.model import About, Message, State
 from ether.mqtt import BrokerLimits, Connection, Receipt, Tls
-from ether.outbox import Sender
 
 __all__ = ["NAME", "Ingest", "is_device", "main"]
 
@@ -282,9 +281,7 @@ class Ingest:
             member = self._member(name, _EVERY_S)
             if (outbox := self._orders["outbox"]) is not None:
                 folder = str(Path(outbox["folder"]).parent / name)
-                member.publisher.outbox = Sender.ordered(
-                    {**outbox, "folder": folder}, member.connection, name, member.boot, member.counts
-                )
+                member.publisher.keep_by({**outbox, "folder": folder})
             about = About(
                 name, class_name=f"foreign.{source.given.name or 'rule'}", version=ether.__version__,
                 kwargs={"id": given, "by": NAME},
